@@ -1,0 +1,1 @@
+"""Fused recurrent layers for PyTorch."""
