@@ -1,0 +1,1 @@
+"""Data: corpora by name or path, vocabularies, and one LightningDataModule a task."""
