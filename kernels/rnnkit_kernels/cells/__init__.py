@@ -1,0 +1,139 @@
+"""One file a cell: its gate maths, forward and backward, written once for Triton and for PyTorch.
+
+A cell's functions are plain Python over `+ - * /`, comparisons and the three activations that they
+are handed. The Triton kernels compile them (`triton.jit(function)`); the PyTorch time loop calls
+them with tensors. `reference.py` says the same thing a second time, independently, through autograd.
+
+A step runs in *stages*. A stage multiplies one operand by its rows of `weight_hh` and then does the
+gate maths. LSTM, GRU and Elman have one stage whose operand is h; a GRU that resets before the
+product has two (r and z from h, then n from r⊙h).
+
+A forward stage is called as
+
+    stage(x_gates, h_gates, saved, state, sigmoid, tanh, relu) -> (saved, result)
+
+with `x_gates` = W_ih x + b_ih and `h_gates` = W_hh operand + b_hh (this stage's gates only), `saved`
+what the stages before it saved, `state` = (h,) or (h, c) of the step before. `result` is the new
+state after the last stage, else `(operand of the next stage,)`. A backward stage, last stage first:
+
+    stage(saved, before, after, gradient, carry, tanh) -> (columns, carry)
+
+with `saved` of the whole step, `before` and `after` the states around the step, `gradient` what
+arrives at the stage's result (∂L/∂h for the last stage), `carry` the gradients that reach the step
+before without passing through `weight_hh`, `columns` the gradients of the pre-activations.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Literal
+
+from rnnkit_kernels.cells import elman, gru, lstm
+
+Stage = Callable[..., tuple[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the time loop has to know of a cell; it knows no cell by name.
+
+    Attributes:
+        name: the cell's name in plans, operators and error messages.
+        gates: rows of `weight_hh`, in units of the hidden size, that each stage multiplies.
+        saved: values per unit that each forward stage keeps for the backward pass.
+        columns: gradients per unit that each backward stage writes, in memory order; the last of
+            them are those of `weight_hh`'s rows, in weight order.
+        forward: the forward stages.
+        backward: the backward stages, indexed like `forward`.
+        carry: the state gradients that bypass `weight_hh`, in the order of the carry tuple.
+        input_columns: the gradient columns of W_ih x, in weight order.
+        operand: `(saved, h) -> operand` of every stage after the first, for its weight gradient.
+    """
+
+    name: str
+    gates: tuple[int, ...]
+    saved: tuple[int, ...]
+    columns: tuple[int, ...]
+    forward: tuple[Stage, ...]
+    backward: tuple[Stage, ...]
+    carry: tuple[Literal["hidden", "cell"], ...] = ()
+    input_columns: tuple[int, ...] = ()
+    operand: tuple[Callable[..., Any], ...] = ()
+
+    @property
+    def gates_at(self) -> tuple[int, ...]:
+        """First gate of each stage, then the number of gates."""
+        return (0, *accumulate(self.gates))
+
+    @property
+    def saved_at(self) -> tuple[int, ...]:
+        """First saved value of each stage, then their number."""
+        return (0, *accumulate(self.saved))
+
+    @property
+    def columns_at(self) -> tuple[int, ...]:
+        """First gradient column of each stage, then their number."""
+        return (0, *accumulate(self.columns))
+
+    @property
+    def hidden_columns(self) -> int:
+        """The first gradient column that belongs to `weight_hh`: those lie last, in weight order."""
+        return self.columns_at[-1] - self.gates_at[-1]
+
+    @property
+    def has_cell_state(self) -> bool:
+        """Whether a second state, c, is carried beside h."""
+        return "cell" in self.carry
+
+
+LSTM = Cell(
+    "lstm",
+    gates=(4,),
+    saved=(4,),
+    columns=(4,),
+    forward=(lstm.forward,),
+    backward=(lstm.backward,),
+    carry=("cell",),
+    input_columns=(0, 1, 2, 3),
+)
+GRU = Cell(
+    "gru",
+    gates=(3,),
+    saved=(4,),
+    columns=(4,),
+    forward=(gru.forward,),
+    backward=(gru.backward,),
+    carry=("hidden",),
+    input_columns=(1, 2, 0),
+)
+GRU_RESET_BEFORE = Cell(
+    "gru_reset_before",
+    gates=(2, 1),
+    saved=(2, 1),
+    columns=(1, 2),
+    forward=(gru.reset_forward, gru.candidate_forward),
+    backward=(gru.reset_backward, gru.candidate_backward),
+    carry=("hidden",),
+    input_columns=(0, 1, 2),
+    operand=(gru.reset_operand,),
+)
+RNN_TANH = Cell(
+    "rnn_tanh",
+    gates=(1,),
+    saved=(0,),
+    columns=(1,),
+    forward=(elman.tanh_forward,),
+    backward=(elman.tanh_backward,),
+    input_columns=(0,),
+)
+RNN_RELU = Cell(
+    "rnn_relu",
+    gates=(1,),
+    saved=(0,),
+    columns=(1,),
+    forward=(elman.relu_forward,),
+    backward=(elman.relu_backward,),
+    input_columns=(0,),
+)
+
+CELLS = {cell.name: cell for cell in (LSTM, GRU, GRU_RESET_BEFORE, RNN_TANH, RNN_RELU)}

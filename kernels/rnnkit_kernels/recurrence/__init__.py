@@ -1,0 +1,1 @@
+"""The time loop, written once for every cell: two Triton kernels, and the same loop in PyTorch."""

@@ -1,0 +1,174 @@
+"""How the hidden tiles of one step meet, and the recurrent product over what they exchange.
+
+* launch: one launch a step; the tiles of the step before lie in memory (`streamed_product`).
+* resident: one program owns all hidden units of its sequences; the tiles stay in registers and
+  the weights in shared memory for the whole sequence (`resident_product`).
+
+The product is weight-stationary: rows are hidden units (times gates), columns are sequences.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+@triton.constexpr_function
+def start_of(at, stage):
+    """First gate, saved value or column of a stage, from the running sums `at`."""
+    return at[stage]
+
+
+@triton.constexpr_function
+def end_of(at, stage):
+    """One past the last of them."""
+    return at[stage + 1]
+
+
+@triton.constexpr_function
+def count_of(at, stage):
+    """How many there are."""
+    return at[stage + 1] - at[stage]
+
+
+@triton.constexpr_function
+def size_of(chunks, i):
+    """Units in chunk i, of (first unit, size) pairs."""
+    return chunks[i][1]
+
+
+@triton.constexpr_function
+def padded_gates(at, stage):
+    """Gates of a stage, rounded up to a power of two."""
+    return triton.next_power_of_2(at[stage + 1] - at[stage])
+
+
+@triton.jit
+def step_rows(t, steps, batch, batch_sizes, offsets, RAGGED: tl.constexpr):
+    """First row (int64) and number of rows of step t; none outside [0, steps)."""
+    inside = (t >= 0) & (t < steps)
+    if RAGGED:
+        count = tl.load(batch_sizes + t, mask=inside, other=0).to(tl.int32)
+        first = tl.load(offsets + t, mask=inside, other=0)
+    else:
+        count = tl.where(inside, batch, 0)
+        first = tl.where(inside, t, 0).to(tl.int64) * batch
+    return first, count
+
+
+@triton.jit
+def gate_rows(unit_start, GATES: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, HIDDEN):
+    """Rows of `weight_hh` for a block of units, their gates side by side, and which rows exist."""
+    stacked = tl.arange(0, PADDED * BLOCK)
+    unit = unit_start + stacked // PADDED
+    gate = stacked % PADDED
+    return gate * HIDDEN + unit, (gate < GATES) & (unit < HIDDEN)
+
+
+@triton.jit
+def unstack(stacked, PADDED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_B: tl.constexpr):
+    """Take (BLOCK·PADDED, BLOCK_B) apart into PADDED tiles (BLOCK, BLOCK_B), one a gate."""
+    if PADDED == 1:
+        return (stacked,)
+    elif PADDED == 2:
+        first, second = tl.split(tl.permute(tl.reshape(stacked, (BLOCK, 2, BLOCK_B)), (0, 2, 1)))
+        return first, second
+    else:
+        tile = tl.permute(tl.reshape(stacked, (BLOCK, 2, 2, BLOCK_B)), (0, 3, 1, 2))
+        even, odd = tl.split(tile)
+        first, third = tl.split(even)
+        second, fourth = tl.split(odd)
+        return first, second, third, fourth
+
+
+@triton.jit
+def streamed_product(
+    accumulator,
+    weight,
+    weight_mask,
+    weight_step,
+    operand,
+    start,
+    lane_stride,
+    started,
+    starting,
+    WIDTH: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add weight (rows, WIDTH) @ operand (WIDTH, sequences), both read from memory.
+
+    Args:
+        accumulator: (rows, BLOCK_B).
+        weight: pointers (rows, 1) to column 0; `weight_step` elements lead to the next column.
+        operand: pointer to the rows of sequences that run, (BLOCK_B, WIDTH).
+        start: as `operand`, for sequences that begin at this step.
+        lane_stride: elements between two sequences of `operand`; those of `start` lie WIDTH apart.
+        started, starting: (BLOCK_B,) masks, disjoint.
+    """
+    lane = tl.arange(0, started.shape[0])
+    for k_start in range(0, WIDTH, BLOCK_K):
+        k = k_start + tl.arange(0, BLOCK_K)
+        inside = k < WIDTH
+        w = tl.load(
+            weight + k[None, :] * weight_step, mask=weight_mask & inside[None, :], other=0.0
+        )
+        v = tl.load(
+            operand + lane[None, :] * lane_stride + k[:, None],
+            mask=started[None, :] & inside[:, None],
+            other=0.0,
+        )
+        v += tl.load(
+            start + lane[None, :] * WIDTH + k[:, None],
+            mask=starting[None, :] & inside[:, None],
+            other=0.0,
+        )
+        accumulator = tl.dot(w, v, accumulator, input_precision=PRECISION)
+    return accumulator
+
+
+@triton.jit
+def resident_product(
+    accumulator, weights, FIRST: tl.constexpr, operand, PRECISION: tl.constexpr
+):
+    """Add Σ_j weights[FIRST + j] @ operand[j]: tiles in shared memory, operands in registers."""
+    for j in tl.static_range(len(operand)):
+        accumulator = tl.dot(
+            weights[FIRST + j], operand[j], accumulator, input_precision=PRECISION
+        )
+    return accumulator
+
+
+@cache
+def _jitted(function: Callable[..., Any]) -> Any:
+    compiled = triton.jit(function)
+    # The interpreter calls the plain function; its wrapper insists on functions that name `tl`.
+    return compiled if isinstance(compiled, triton.JITFunction) else function
+
+
+def stage_functions(stages: tuple[Callable[..., Any], ...]) -> dict[str, Any]:
+    """A cell's stages as the kernels' constants FIRST_STAGE and SECOND_STAGE."""
+    first, second = (*stages, None)[:2]
+    return {
+        "FIRST_STAGE": _jitted(first),
+        "SECOND_STAGE": None if second is None else _jitted(second),
+    }
+
+
+def padded_width(width: int, itemsize: int) -> int:
+    """`width` elements rounded up to 16 bytes: loads of unpadded rows fall to 32 bits."""
+    return width + -width % (16 // itemsize)
+
+
+def padded_rows(weight: Tensor) -> Tensor:
+    """`weight` with rows of `padded_width`.
+
+    Made anew on every call: a cached copy would miss what an optimiser writes into the parameter
+    while a CUDA graph replays.
+    """
+    missing = padded_width(weight.shape[1], weight.itemsize) - weight.shape[1]
+    return pad(weight, (0, missing)) if missing else weight.contiguous()
