@@ -78,7 +78,7 @@ _NAMES = f"one of {', '.join(DATASETS)}"
 
 def _list() -> int:
     # Without vertical lines it fits into 80 columns.
-    table = Table(box=SIMPLE_HEAD, caption=_searched(), caption_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=_searched(), caption_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("holds")
     table.add_column("size", justify="right", no_wrap=True)

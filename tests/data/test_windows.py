@@ -1,0 +1,147 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rnnkit.data.windows import (
+    WindowLoader,
+    evaluation_streams,
+    rank_columns,
+    training_streams,
+)
+
+START = 1000
+
+
+def loader(steps: int = 10, batch_size: int = 2, window: int = 3) -> WindowLoader:
+    streams = torch.arange(steps * batch_size).view(steps, batch_size)
+    return WindowLoader(streams, streams + 1, window)
+
+
+@given(length=st.integers(2, 60), batch_size=st.integers(1, 12), window=st.integers(1, 9))
+def test_training_windows_continue_every_stream(length: int, batch_size: int, window: int) -> None:
+    if length // batch_size < 2:
+        with pytest.raises(ValueError, match=f"batch_size {batch_size} needs .* has {length}"):
+            training_streams(torch.arange(length), batch_size)
+        return
+    steps = length // batch_size
+    windows = list(WindowLoader(*training_streams(torch.arange(length), batch_size), window))
+    assert [window.position for window in windows] == list(range(len(windows)))
+    inputs = torch.cat([window.input for window in windows])
+    targets = torch.cat([window.target for window in windows])
+    assert inputs.shape == (steps - 1, batch_size)
+    for stream in range(batch_size):  # row b is the text from b N//B on
+        expected = torch.arange(stream * steps, (stream + 1) * steps)
+        assert torch.equal(inputs[:, stream], expected[:-1])
+        assert torch.equal(targets[:, stream], expected[1:])
+
+
+@given(length=st.integers(1, 60), batch_size=st.integers(1, 12), window=st.integers(1, 9))
+def test_evaluation_scores_every_token_once_after_its_own_predecessor(
+    length: int, batch_size: int, window: int
+) -> None:
+    tokens = torch.arange(length)
+    if batch_size > length:
+        with pytest.raises(ValueError, match=f"batch_size {batch_size} .* has {length}"):
+            evaluation_streams(tokens, batch_size, START)
+        return
+    windows = list(WindowLoader(*evaluation_streams(tokens, batch_size, START), window))
+    inputs = torch.cat([window.input for window in windows]).t().flatten()
+    targets = torch.cat([window.target for window in windows]).t().flatten()
+    scored = targets != -100
+    assert torch.equal(targets[scored], tokens)
+    assert torch.equal(inputs[scored], torch.cat([torch.tensor([START]), tokens[:-1]]))
+    assert (inputs[~scored] == START).all()
+    assert len(targets) - length < batch_size  # no more padding than it takes
+
+
+def test_windows_are_time_major_int64_and_the_last_is_shorter() -> None:
+    windows = list(loader(steps=10, batch_size=2, window=4))
+    assert [tuple(window.input.shape) for window in windows] == [(4, 2), (4, 2), (2, 2)]
+    assert {window.target.dtype for window in windows} == {torch.int64}
+    assert all(window.input.is_contiguous() for window in windows)
+
+
+def test_length_is_the_number_of_windows() -> None:
+    for steps in range(1, 8):
+        assert len(loader(steps=steps)) == len(list(loader(steps=steps)))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_size_below_one_is_refused(batch_size: int) -> None:
+    with pytest.raises(ValueError, match=f"1 or more, got {batch_size}"):
+        training_streams(torch.arange(9), batch_size)
+    with pytest.raises(ValueError, match=f"1 or more, got {batch_size}"):
+        evaluation_streams(torch.arange(9), batch_size, START)
+
+
+def test_a_window_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="1 step or more, got 0"):
+        loader(window=0)
+
+
+def positions(windows: WindowLoader) -> list[int]:
+    return [window.position for window in windows]
+
+
+@pytest.mark.parametrize("consumed", [1, 2, 3])
+def test_a_loader_goes_on_where_another_stopped(consumed: int) -> None:
+    first, second = loader(), loader()
+    iterator = iter(first)
+    seen = [next(iterator).position for _ in range(consumed)]
+    second.load_state_dict(first.state_dict())
+    assert seen + positions(second) == [0, 1, 2, 3]
+    assert positions(second) == [0, 1, 2, 3]  # the next epoch is whole
+
+
+def test_a_loader_at_the_end_of_its_epoch_begins_anew() -> None:
+    first, second = loader(), loader()
+    positions(first)
+    second.load_state_dict(first.state_dict())
+    assert positions(second) == [0, 1, 2, 3]
+
+
+def test_an_abandoned_epoch_is_not_continued() -> None:
+    windows = loader()
+    next(iter(windows))
+    assert positions(windows) == [0, 1, 2, 3]
+
+
+def test_state_is_plain_data() -> None:
+    assert loader().state_dict() == {"position": 0, "window": 3, "batch_size": 2}
+
+
+@pytest.mark.parametrize("other", [{"window": 4}, {"batch_size": 4}])
+def test_a_position_in_windows_of_another_shape_is_refused(other: dict[str, int]) -> None:
+    windows = loader()
+    next(iter(windows))
+    with pytest.raises(ValueError, match="before window 1 of shape"):
+        loader(**other).load_state_dict(windows.state_dict())
+
+
+def test_the_shape_may_change_between_epochs() -> None:
+    other = loader(window=5)
+    other.load_state_dict(loader().state_dict())
+    assert positions(other) == [0, 1]
+
+
+def test_a_position_beyond_the_text_is_refused() -> None:
+    windows = loader(steps=20)
+    iterator = iter(windows)
+    for _ in range(5):
+        next(iterator)
+    with pytest.raises(ValueError, match="goes on at window 5, the text has 4"):
+        loader(steps=10).load_state_dict(windows.state_dict())
+
+
+@given(columns=st.integers(1, 12), world_size=st.integers(1, 5))
+def test_processes_share_the_streams_in_order(columns: int, world_size: int) -> None:
+    streams = torch.arange(3 * columns).view(3, columns)
+    if columns % world_size:
+        with pytest.raises(ValueError, match=f"{columns} streams .* {world_size} processes"):
+            rank_columns(streams, 0, world_size)
+        return
+    parts: list[Tensor] = [rank_columns(streams, rank, world_size) for rank in range(world_size)]
+    assert {part.shape[1] for part in parts} == {columns // world_size}
+    assert torch.equal(torch.cat(parts, dim=1), streams)
