@@ -53,7 +53,7 @@ def forward(
     states = x_gates.new_zeros(x_gates.shape[0], extra, hidden, dtype=exact)
     h = h0.clone()
     c = None if c0 is None else c0.clone()
-    steps = rows.to_host()
+    steps = [(first, count) for first, count in rows.to_host() if count > 0]
     for first, count in reversed(steps) if reverse else steps:
         now = slice(first, first + count)
         before = (h[:count].to(exact), *([c[:count]] if c is not None else []))
@@ -120,7 +120,7 @@ def backward(
         dc_n.clone() if name == "cell" and dc_n is not None else d_h.new_zeros(len(h0), hidden)
         for name in cell.carry
     ]
-    steps = rows.to_host()
+    steps = [(first, count) for first, count in rows.to_host() if count > 0]
     for first, count in steps if reverse else reversed(steps):
         now = slice(first, first + count)
         gradient = d_h[:count] + dy[now]

@@ -33,7 +33,7 @@ class Rows:
     offsets: Tensor | None = None
 
     def to_host(self) -> list[tuple[int, int]]:
-        """(first row, number of rows) of each step; waits for the device when it holds them."""
+        """(first row, number of rows) of each step; waits for the device if that holds them."""
         if self.batch_sizes is None or self.offsets is None:
             return [(t * self.batch, self.batch) for t in range(self.steps)]
         return list(zip(self.offsets.tolist(), self.batch_sizes.tolist(), strict=True))
