@@ -140,6 +140,9 @@ class LanguageModelingData(LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint was trained on the vocabulary of this data.
 
+        Lightning calls this after it has loaded the model's weights. A model whose weights have
+        the size of the vocabulary calls it earlier, from its own `on_load_checkpoint`.
+
         Raises:
             ValueError: It was not; the message has both sizes and the first difference.
         """

@@ -30,7 +30,7 @@ def data_dir() -> Path | None:
     value = os.environ.get("RNNKIT_DATA_DIR")
     if not value:
         return None
-    folder = Path(value)
+    folder = Path(value).expanduser()
     if not folder.is_dir():
         raise DataError(f"RNNKIT_DATA_DIR names {folder}, which is no folder: correct or unset it")
     return folder

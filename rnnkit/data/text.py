@@ -76,8 +76,8 @@ class Tokenizer:
         """Text of tokens: words separated by one blank, a line end for each `<eos>`."""
         if self.level == "character":
             return "".join(tokens)
-        lines = " ".join(tokens).split(SENTENCE_END)
-        return "\n".join(line.strip() for line in lines)
+        text = " ".join("\n" if token == SENTENCE_END else token for token in tokens)
+        return re.sub(" ?\n ?", "\n", text)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def corpus_files(corpus: str) -> dict[str, Path]:
                 f"choose from {_names()}, or give a path"
             )
         return _assign(corpus, storage.fetch(corpus))
-    path = Path(corpus)
+    path = Path(corpus).expanduser()
     if path.is_file():
         return {"input": path}
     if not path.is_dir():
