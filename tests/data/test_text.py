@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,8 @@ def test_characters_have_unknown_only_where_one_is_needed(tmp_path: Path) -> Non
     known = read_corpus(write(tmp_path, train="aab\n", valid="b", test="a"), "character")
     assert known.vocabulary().tokens == ("a", "\n", "b")
     assert known.vocabulary(min_count=2).tokens == ("a", "\n", "<unk>")
+    enough = read_corpus(write(tmp_path, train="aabb\n", valid="b", test="a"), "character")
+    assert enough.vocabulary(min_count=2).tokens == ("a", "b", "\n")
     foreign = read_corpus(write(tmp_path, train="aab", valid="b", test="z"), "character")
     assert set(foreign.vocabulary().tokens) == {"a", "b", "\n", "<unk>"}
 
@@ -130,6 +133,20 @@ def test_two_files_for_one_part_are_named(tmp_path: Path) -> None:
     path = write(tmp_path, train="a", **{"ptb.train": "b"})
     with pytest.raises(DataError, match=r"two files for train: ptb\.train\.txt and train\.txt"):
         read_corpus(path, "word")
+
+
+def test_a_path_may_begin_with_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, train="a", valid="b", test="c")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    assert read_corpus(f"~/{tmp_path.name}", "character").train == ["a"]
+
+
+def test_a_python_without_its_docs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydoc_data.topics", None)
+    with pytest.raises(DataError, match=r"without pydoc_data\.topics"):
+        read_corpus("python-docs", "word")
 
 
 def test_an_unknown_corpus_is_answered_with_the_known_ones() -> None:

@@ -31,6 +31,7 @@ def test_training_windows_continue_every_stream(length: int, batch_size: int, wi
     inputs = torch.cat([window.input for window in windows])
     targets = torch.cat([window.target for window in windows])
     assert inputs.shape == (steps - 1, batch_size)
+    assert all(window.input.is_contiguous() for window in windows)  # one copy to a GPU
     for stream in range(batch_size):  # row b is the text from b N//B on
         expected = torch.arange(stream * steps, (stream + 1) * steps)
         assert torch.equal(inputs[:, stream], expected[:-1])
@@ -60,7 +61,6 @@ def test_windows_are_time_major_int64_and_the_last_is_shorter() -> None:
     windows = list(loader(steps=10, batch_size=2, window=4))
     assert [tuple(window.input.shape) for window in windows] == [(4, 2), (4, 2), (2, 2)]
     assert {window.target.dtype for window in windows} == {torch.int64}
-    assert all(window.input.is_contiguous() for window in windows)
 
 
 def test_length_is_the_number_of_windows() -> None:
