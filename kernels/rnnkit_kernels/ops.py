@@ -5,6 +5,7 @@ another runs its backward. The backward operator is differentiable too: its own 
 through `reference.py`, which autograd differentiates twice.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -165,7 +166,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     kind = CELLS[cell]
     hidden = weight_hh.shape[0] // kind.gates_at[-1]
-    count = x.shape[:-1].numel()
+    count = math.prod(x.shape[:-1])  # torch.Size.numel() would fix dynamic sizes
     extra = int(kind.has_cell_state) + int(weight_hr is not None)
     y = x.new_empty(*x.shape[:-1], h0.shape[1])
     c_n = x.new_empty(0) if c0 is None else torch.empty_like(c0)

@@ -1,9 +1,9 @@
 """Long short-term memory (Hochreiter & Schmidhuber 1997, with Gers et al.'s forget gate).
 
-    i, f, o = σ(W x + R h + b)        gates in torch's order i, f, g, o
-    g       = tanh(W x + R h + b)
-    c'      = f ⊙ c + i ⊙ g
-    h'      = o ⊙ tanh(c')
+i, f, o = σ(W x + R h + b)        gates in torch's order i, f, g, o
+g       = tanh(W x + R h + b)
+c'      = f ⊙ c + i ⊙ g
+h'      = o ⊙ tanh(c')
 """
 
 

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import triton
@@ -44,7 +44,7 @@ def compile_kernel(
     constants: dict[str, Any],
     dtype: torch.dtype,
     capability: int,
-    num_warps: int,
+    options: dict[str, int],
     name: str,
 ) -> Resources:
     """Compile one kernel for `capability` as its launcher would, and read what it takes."""
@@ -75,7 +75,7 @@ def compile_kernel(
     compiled = triton.compile(
         source,
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": num_warps, "num_stages": 1},
+        options=options,
     )
     cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
@@ -121,24 +121,34 @@ def compile_plan(
         One entry a kernel.
     """
     found = []
-    for direction, warps in (("forward", plan.num_warps[0]), ("backward", plan.num_warps[1])):
-        if direction == "forward":
-            constants = forward.forward_constants(
+    launches: list[tuple[Literal["forward", "backward"], Any, dict[str, Any]]] = [
+        (
+            "forward",
+            forward,
+            forward.forward_constants(
                 cell, plan, hidden, dtype.itemsize, reverse, ragged, save=True
-            )
-        else:
-            constants = backward.backward_constants(
-                cell, plan, hidden, dtype.itemsize, reverse, ragged
-            )
+            ),
+        ),
+        (
+            "backward",
+            backward,
+            backward.backward_constants(cell, plan, hidden, dtype.itemsize, reverse, ragged),
+        ),
+    ]
+    for direction, module, constants in launches:
+        name = f"{plan.mode}_{direction}"
         if not ragged:
             constants |= {"batch_sizes": None, "offsets": None}
-        function = getattr(forward if direction == "forward" else backward,
-                           f"{plan.mode}_{direction}")
-        stages = range(len(cell.forward)) if plan.mode == "launch" else [None]
-        for stage in stages:
-            name = f"{plan.mode}_{direction}"
-            if stage is not None:
-                constants["STAGE"] = stage
-                name += f"[{stage}]"
-            found.append(compile_kernel(function, constants, dtype, capability, warps, name))
+        for stage in range(len(cell.forward)) if plan.mode == "launch" else [None]:
+            of_stage = constants if stage is None else {**constants, "STAGE": stage}
+            found.append(
+                compile_kernel(
+                    getattr(module, name),
+                    of_stage,
+                    dtype,
+                    capability,
+                    plan.options(direction),
+                    name if stage is None else f"{name}[{stage}]",
+                )
+            )
     return found

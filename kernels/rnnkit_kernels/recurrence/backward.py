@@ -435,7 +435,7 @@ def backward(
     row_tensors = (rows.batch_sizes, rows.offsets)
     ragged = rows.batch_sizes is not None
     constants = backward_constants(cell, plan, hidden, y.itemsize, reverse, ragged)
-    options = {"num_warps": plan.num_warps[1], "num_stages": 1}
+    options = plan.options("backward")
     batch_tiles = triton.cdiv(rows.batch, plan.block_b)
     if plan.mode == "resident":
         resident_backward[(batch_tiles,)](

@@ -134,9 +134,7 @@ def backward(
         kept = saved[now].to(exact).unbind(1)
         carried = tuple(value[:count] for value in carry)
         for stage in reversed(range(len(cell.backward))):
-            new, carried = cell.backward[stage](
-                kept, before, after, gradient, carried, torch.tanh
-            )
+            new, carried = cell.backward[stage](kept, before, after, gradient, carried, torch.tanh)
             at = cell.columns_at[stage]
             columns[now, at : at + len(new)] = torch.stack(new, 1).to(dy.dtype)
             gates = slice(cell.gates_at[stage], cell.gates_at[stage + 1])

@@ -132,14 +132,10 @@ def streamed_product(
 
 
 @triton.jit
-def resident_product(
-    accumulator, weights, FIRST: tl.constexpr, operand, PRECISION: tl.constexpr
-):
+def resident_product(accumulator, weights, FIRST: tl.constexpr, operand, PRECISION: tl.constexpr):
     """Add Σ_j weights[FIRST + j] @ operand[j]: tiles in shared memory, operands in registers."""
     for j in tl.static_range(len(operand)):
-        accumulator = tl.dot(
-            weights[FIRST + j], operand[j], accumulator, input_precision=PRECISION
-        )
+        accumulator = tl.dot(weights[FIRST + j], operand[j], accumulator, input_precision=PRECISION)
     return accumulator
 
 

@@ -281,14 +281,18 @@ def resident_forward(
                 unit = CHUNKS[i][0] + tl.arange(0, size_of(CHUNKS, i))
                 live = (unit < HIDDEN)[:, None] & active[None, :]
                 accumulator = resident_product(
-                    tl.zeros((padded_gates(GATES_AT, stage) * size_of(CHUNKS, i), BLOCK_B), tl.float32),
+                    tl.zeros(
+                        (padded_gates(GATES_AT, stage) * size_of(CHUNKS, i), BLOCK_B), tl.float32
+                    ),
                     weights,
                     (stage * len(CHUNKS) + i) * len(CHUNKS),
                     operand,
                     PRECISION,
                 )
                 new, result = forward_tile(
-                    unstack(accumulator, padded_gates(GATES_AT, stage), size_of(CHUNKS, i), BLOCK_B),
+                    unstack(
+                        accumulator, padded_gates(GATES_AT, stage), size_of(CHUNKS, i), BLOCK_B
+                    ),
                     kept[i],
                     (h[i].to(tl.float32),) + c[i],  # noqa: RUF005  (Triton has no unpacking here)
                     x_gates,
@@ -396,7 +400,7 @@ def forward(
     weight = padded_rows(weight_hh)
     ragged = rows.batch_sizes is not None
     constants = forward_constants(cell, plan, hidden, h0.itemsize, reverse, ragged, save)
-    options = {"num_warps": plan.num_warps[0], "num_stages": 1}
+    options = plan.options("forward")
     row_tensors = (rows.batch_sizes, rows.offsets)
     batch_tiles = triton.cdiv(rows.batch, plan.block_b)
     if plan.mode == "resident":

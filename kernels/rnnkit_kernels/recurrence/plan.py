@@ -72,6 +72,15 @@ class Plan:
             return {"CHUNKS": self.chunks, "BLOCK_B": self.block_b}
         return {"BLOCK_H": self.block_h, "BLOCK_B": self.block_b, "BLOCK_K": self.block_k}
 
+    def options(self, direction: Literal["forward", "backward"]) -> dict[str, int]:
+        """Compiler options of this mode's kernel in one direction of the gradient."""
+        options = {"num_warps": self.num_warps[direction == "backward"], "num_stages": 1}
+        if self.mode == "resident":
+            # Left alone, ptxas aims at more programs an SM and spills a few registers for it; here
+            # shared memory admits one program anyway.
+            options["maxnreg"] = 255
+        return options
+
 
 @dataclass(frozen=True)
 class Fallback:

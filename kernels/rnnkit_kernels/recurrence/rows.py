@@ -32,6 +32,17 @@ class Rows:
     batch_sizes: Tensor | None = None
     offsets: Tensor | None = None
 
+    def to(self, device: torch.device) -> "Rows":
+        """The same rows, their tensors on `device`."""
+        if self.batch_sizes is None or self.offsets is None:
+            return self
+        return Rows(
+            self.steps,
+            self.batch,
+            self.batch_sizes.to(device, non_blocking=True),
+            self.offsets.to(device, non_blocking=True),
+        )
+
     def to_host(self) -> list[tuple[int, int]]:
         """(first row, number of rows) of each step; waits for the device if that holds them."""
         if self.batch_sizes is None or self.offsets is None:
@@ -66,9 +77,7 @@ class Rows:
         inside = (earlier >= 0) & (earlier < self.steps)
         earlier = earlier.clamp(0, self.steps - 1)
         started = inside & (sequence < self.batch_sizes[earlier])
-        source = torch.where(
-            started, self.offsets[earlier] + sequence, values.shape[0] + sequence
-        )
+        source = torch.where(started, self.offsets[earlier] + sequence, values.shape[0] + sequence)
         return torch.cat([values, start]).index_select(0, source)
 
     def last(self, values: Tensor, start: Tensor, reverse: bool) -> Tensor:

@@ -1,0 +1,119 @@
+"""Who runs a layer, and why: `backend="auto" | "triton" | "torch"` turned into an engine.
+
+The engines are torch's own implementation (MKL-DNN or cuDNN behind `torch._VF`), the Triton kernels
+in resident or launch mode, and the loop in PyTorch with the handwritten backward ("eager"), which
+runs whatever torch lacks. "auto" takes a kernel over torch only where it has been measured to be
+faster; no GPU has been measured yet.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.recurrence.plan import Device, Fallback, Plan, plan
+
+Backend = Literal["auto", "triton", "torch"]
+_IN_TORCH = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What runs a layer.
+
+    Attributes:
+        engine: "torch", "resident", "launch", "eager" or "reference".
+        reason: why, in one sentence.
+        plan: the kernel's tiles, for the two Triton engines.
+    """
+
+    engine: Literal["torch", "resident", "launch", "eager", "reference"]
+    reason: str
+    plan: Plan | None = None
+
+
+def choose(
+    cell: str,
+    input: Tensor,
+    weights: Sequence[Tensor],
+    has_projections: bool,
+    lengths_on_device: bool,
+    backend: Backend,
+) -> Decision:
+    """Choose the engine for one call.
+
+    Args:
+        cell: a key of `CELLS`.
+        input: the layer's input; its device and the transforms around it matter.
+        weights: flat; the dtype and the hidden size are read off the second.
+        has_projections: whether h is projected.
+        lengths_on_device: whether lengths were given and lie on a GPU.
+        backend: what the user asked for.
+
+    Returns:
+        The engine and the reason.
+
+    Raises:
+        ValueError: an unknown backend.
+        RuntimeError: "triton" where the kernels can't run.
+    """
+    if backend not in ("auto", "triton", "torch"):
+        raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')
+    if backend == "triton":
+        return _triton(cell, input, weights, has_projections)
+    native = cell in _IN_TORCH
+    traced = torch.compiler.is_compiling()
+    if native and backend == "torch" and not traced:
+        return Decision("torch", 'backend="torch" was asked for')
+    if input.is_cuda and backend == "auto" and (not native or lengths_on_device or traced):
+        found = _plan(cell, weights, has_projections)
+        if isinstance(found, Plan):
+            why = "has no reset-before GRU" if not native else "reads lengths on the host"
+            why = "unrolls when traced" if traced else why
+            return _transformed(input) or Decision(found.mode, f"torch {why}", found)
+    if native and not traced:
+        where = "the CPU" if not input.is_cuda else "this GPU, where no kernel has been measured"
+        return Decision("torch", f"torch's own implementation is the fastest known on {where}")
+    why = f"torch has no {cell}" if not native else "traced: one opaque operator a layer"
+    return _transformed(input) or Decision("eager", why)
+
+
+def _hidden(cell: str, weights: Sequence[Tensor]) -> int:
+    return int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
+
+
+def _plan(cell: str, weights: Sequence[Tensor], has_projections: bool) -> Plan | Fallback:
+    if has_projections:
+        return Fallback("the kernels have no projection")
+    if importlib.util.find_spec("triton") is None:
+        return Fallback("triton is not installed")
+    device, weight = weights[1].device, weights[1]
+    return plan(CELLS[cell], _hidden(cell, weights), weight.dtype, Device.of(device))
+
+
+def _triton(cell: str, input: Tensor, weights: Sequence[Tensor], has_projections: bool) -> Decision:
+    if not input.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise RuntimeError(
+            f'backend="triton" needs a GPU, and the input is on {input.device}: move it there, use '
+            'backend="auto", or set TRITON_INTERPRET=1 before the start to interpret the kernels'
+        )
+    found = _plan(cell, weights, has_projections)
+    if isinstance(found, Fallback):
+        raise RuntimeError(f'backend="triton" can\'t run this layer: {found.reason}')
+    return _transformed(input) or Decision(found.mode, found.reason, found)
+
+
+def _transformed(input: Tensor) -> Decision | None:
+    """Under functorch transforms and forward-mode AD operators would lose tangents silently."""
+    if torch.compiler.is_compiling():
+        return None
+    if torch._C._functorch.peek_interpreter_stack() is not None:  # type: ignore[attr-defined]
+        return Decision("reference", "a torch.func transform is active")
+    if torch.autograd.forward_ad._current_level >= 0:
+        return Decision("reference", "forward-mode AD is active")
+    return None

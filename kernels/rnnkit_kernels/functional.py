@@ -1,0 +1,317 @@
+"""The only door to the kernels: stacked, bidirectional, packed and padded recurrent layers.
+
+`lstm`, `gru` and `rnn` take tensors and weights as `torch.nn` lays them out and choose how to run.
+Time comes first everywhere: (T, B, D).
+"""
+
+from __future__ import annotations  # Dynamo can't evaluate those of the inner function
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as _dropout
+from torch.nn.functional import pad
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from rnnkit_kernels import reference
+from rnnkit_kernels.backend import Backend, Decision, choose
+from rnnkit_kernels.ops import recurrence
+from rnnkit_kernels.recurrence.rows import Rows
+
+States = tuple[Tensor, ...]
+Run = Callable[[Tensor, States, Rows], tuple[Tensor, States]]
+_VF: Any = torch._VF  # type: ignore[attr-defined]
+
+
+def lstm(
+    input: Tensor,
+    hx: tuple[Tensor, Tensor],
+    weights: Sequence[Tensor],
+    *,
+    has_biases: bool = True,
+    has_projections: bool = False,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A stack of LSTM layers.
+
+    Args:
+        input: (T, B, D), or the packed rows (N, D) with `batch_sizes`.
+        hx: h0 (L·directions, B, P) and c0 (L·directions, B, H); P = H without projection.
+        weights: flat, layer by layer, direction by direction: `weight_ih` (4H, D), `weight_hh`
+            (4H, P), with biases `bias_ih` and `bias_hh` (4H,), with projections `weight_hr` (P, H).
+        has_biases: whether `weights` holds biases.
+        has_projections: whether `weights` holds projections.
+        num_layers: L.
+        dropout: probability of dropping an output of every layer but the last, while training.
+        training: whether dropout acts.
+        bidirectional: whether each layer also runs backwards in time.
+        batch_sizes: int64 (T,) on the CPU, of a PackedSequence.
+        lengths: integers (B,), unsorted, in [0, T]; not together with `batch_sizes`.
+        backend: "auto", "triton" or "torch".
+
+    Returns:
+        output (T, B, directions·P) or (N, directions·P), zero past each length; h_n and c_n shaped
+        as `hx`.
+
+    Raises:
+        ValueError: lengths of the wrong shape, dtype or value.
+        RuntimeError: `backend="triton"` where the kernels can't run.
+
+    Example:
+        >>> weights = [torch.randn(8, 3), torch.randn(8, 2), torch.zeros(8), torch.zeros(8)]
+        >>> state = (torch.zeros(1, 4, 2), torch.zeros(1, 4, 2))
+        >>> output, h_n, c_n = lstm(torch.randn(5, 4, 3), state, weights)
+    """
+    output, (h_n, c_n) = recurrent(
+        "lstm",
+        input,
+        hx,
+        weights,
+        has_biases=has_biases,
+        has_projections=has_projections,
+        num_layers=num_layers,
+        dropout=dropout,
+        training=training,
+        bidirectional=bidirectional,
+        batch_sizes=batch_sizes,
+        lengths=lengths,
+        backend=backend,
+    )
+    return output, h_n, c_n
+
+
+def gru(
+    input: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    reset_after: bool = True,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """A stack of GRU layers.
+
+    Args:
+        input: as for `lstm`.
+        hx: h0 (L·directions, B, H).
+        weights: as for `lstm`, with 3H rows.
+        reset_after: False applies the reset gate before the recurrent product.
+        options: as for `lstm`.
+
+    Returns:
+        output and h_n, as for `lstm`.
+    """
+    cell = "gru" if reset_after else "gru_reset_before"
+    output, (h_n,) = recurrent(cell, input, (hx,), weights, **options)
+    return output, h_n
+
+
+def rnn(
+    input: Tensor,
+    hx: Tensor,
+    weights: Sequence[Tensor],
+    *,
+    nonlinearity: str = "tanh",
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    """A stack of Elman layers; `nonlinearity` is "tanh" or "relu", the rest as for `gru`."""
+    output, (h_n,) = recurrent(f"rnn_{nonlinearity}", input, (hx,), weights, **options)
+    return output, h_n
+
+
+def recurrent(
+    cell: str,
+    input: Tensor,
+    hx: States,
+    weights: Sequence[Tensor],
+    *,
+    has_biases: bool = True,
+    has_projections: bool = False,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    backend: Backend = "auto",
+) -> tuple[Tensor, States]:
+    """`lstm`, `gru` and `rnn` by the cell's name, a key of `CELLS`."""
+    if batch_sizes is None and input.shape[0] == 0:
+        raise RuntimeError(
+            "expected at least one time step, got an input of shape "
+            f"{tuple(input.shape)}: (steps, batch, features)"
+        )
+    if lengths is not None:
+        _check_lengths(lengths, input)
+    on_device = lengths is not None and lengths.device.type != "cpu"
+    decision = choose(cell, input, weights, has_projections, on_device, backend)
+    directions = 2 if bidirectional else 1
+
+    def run(data: Tensor, state: States, rows: Rows) -> tuple[Tensor, States]:
+        if decision.engine == "torch":
+            options = (has_biases, num_layers, dropout, training, bidirectional)
+            return _torch_stack(cell, data, state, weights, options, rows)
+        rows = rows.to(data.device)
+        data, state, cast = _autocast(data, state, weights)
+        size = len(weights) // (num_layers * directions)
+        outputs: list[Tensor] = []
+        last: list[States] = []
+        for i in range(num_layers * directions):
+            if i % directions == 0 and i > 0:
+                data = _dropout(torch.cat(outputs, -1), dropout, training)
+                outputs = []
+            part = cast[i * size : (i + 1) * size]
+            biases = part[2:4] if has_biases else (None, None)
+            projection = part[-1] if has_projections else None
+            output, final = _layer(
+                cell,
+                decision,
+                data,
+                (part[0], part[1], *biases, projection),
+                tuple(value[i] for value in state),
+                rows,
+                reverse=i % directions == 1,
+            )
+            outputs.append(output)
+            last.append(final)
+        finals = tuple(torch.stack(values) for values in zip(*last, strict=True))
+        return torch.cat(outputs, -1), finals
+
+    if lengths is not None:
+        if decision.engine != "torch" and (on_device or torch.compiler.is_compiling()):
+            return _all_rows(run, input, hx, lengths)
+        # torch's own layers take packed rows, for which the lengths must be on the host.
+        return _only_real_rows(run, input, hx, lengths.to("cpu", torch.int64), directions)
+    if batch_sizes is None:
+        return run(input, hx, Rows(input.shape[0], input.shape[1]))
+    return run(input, hx, _packed_rows(batch_sizes))
+
+
+def _layer(
+    cell: str,
+    decision: Decision,
+    data: Tensor,
+    weights: tuple[Tensor | None, ...],
+    state: States,
+    rows: Rows,
+    reverse: bool,
+) -> tuple[Tensor, States]:
+    h0, c0 = state[0], state[1] if len(state) > 1 else None
+    if decision.engine == "reference":
+        y, h_n, c_n = reference.layer(cell, data, *weights, h0, c0, rows, reverse)  # type: ignore[arg-type]
+        return y, (h_n,) if c_n is None else (h_n, c_n)
+    inputs = (data, *weights, h0, c0)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    y, h_n, c_n, _, _ = recurrence(
+        *inputs, rows.batch_sizes, rows.offsets, cell, reverse, decision.engine, save
+    )
+    return y, (h_n,) if c0 is None else (h_n, c_n)
+
+
+def _torch_stack(
+    cell: str,
+    data: Tensor,
+    state: States,
+    weights: Sequence[Tensor],
+    options: tuple[bool, int, float, bool, bool],
+    rows: Rows,
+) -> tuple[Tensor, States]:
+    call = getattr(_VF, cell)
+    start = state if len(state) > 1 else state[0]
+    if rows.batch_sizes is None:
+        output, *last = call(data, start, list(weights), *options, False)
+    else:
+        output, *last = call(data, rows.batch_sizes, start, list(weights), *options)
+    return output, tuple(last)
+
+
+def _autocast(
+    data: Tensor, state: States, weights: Sequence[Tensor]
+) -> tuple[Tensor, States, Sequence[Tensor]]:
+    """Cast to autocast's dtype where it is on, as torch does for cuDNN's layers."""
+    kind = data.device.type
+    if not torch.is_autocast_enabled(kind):
+        return data, state, weights
+    dtype = torch.get_autocast_dtype(kind)
+    return data.to(dtype), tuple(v.to(dtype) for v in state), [w.to(dtype) for w in weights]
+
+
+def _packed_rows(batch_sizes: Tensor) -> Rows:
+    """The rows of a PackedSequence, on the CPU as torch keeps its batch sizes."""
+    offsets = batch_sizes.cumsum(0) - batch_sizes
+    return Rows(batch_sizes.shape[0], int(batch_sizes[0]), batch_sizes, offsets)
+
+
+def _check_lengths(lengths: Tensor, input: Tensor) -> None:
+    steps, batch = input.shape[:2]
+    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
+        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+    if lengths.shape != (batch,):
+        raise ValueError(
+            f"expected one length a sequence, shape ({batch},), got {tuple(lengths.shape)}"
+        )
+    outside = (lengths < 0) | (lengths > steps)
+    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
+        # Never read on the host: a failed assertion stops the device.
+        torch._assert_async(~outside.any(), "lengths must lie between 0 and the number of steps")
+    elif outside.any():
+        where = int(outside.nonzero()[0])
+        raise ValueError(
+            f"lengths must lie between 0 and the input's {steps} steps, "
+            f"got {int(lengths[where])} for sequence {where}"
+        )
+
+
+def _only_real_rows(
+    run: Run, input: Tensor, hx: States, lengths: Tensor, directions: int
+) -> tuple[Tensor, States]:
+    """Lengths on the host: pack, run Σ lengths rows, unpack; empty sequences keep their state."""
+    steps, batch = input.shape[:2]
+    ordered, order = lengths.sort(descending=True, stable=True)
+    running = int((ordered > 0).sum())
+    if running == 0:
+        output = input.new_zeros(steps, batch, hx[0].shape[2] * directions)
+        return output, tuple(value.clone() for value in hx)
+    inverse = order.argsort().to(input.device)
+    order = order.to(input.device)
+    start = tuple(value.index_select(1, order) for value in hx)
+    packed = pack_padded_sequence(input.index_select(1, order[:running]), ordered[:running])
+    data, last = run(
+        packed.data,
+        tuple(value[:, :running].contiguous() for value in start),
+        _packed_rows(packed.batch_sizes),
+    )
+    output, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=steps)
+    if running < batch:
+        output = pad(output, (0, 0, 0, batch - running))
+        last = tuple(
+            torch.cat([ran, kept[:, running:].to(ran.dtype)], 1)
+            for ran, kept in zip(last, start, strict=True)
+        )
+    return output.index_select(1, inverse), tuple(value.index_select(1, inverse) for value in last)
+
+
+def _all_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tuple[Tensor, States]:
+    """Lengths on the device, or traced: T·B rows, order and counts never read by the host."""
+    steps, batch = input.shape[:2]
+    lengths = lengths.to(input.device, torch.int64)
+    ordered, order = lengths.sort(descending=True, stable=True)
+    inverse = order.argsort()
+    step = torch.arange(steps, device=input.device)
+    inside = step[:, None] < ordered
+    # What lies past a length may be anything, also NaN; it must not reach a weight's gradient.
+    data = input.index_select(1, order).masked_fill(~inside.unsqueeze(-1), 0)
+    output, last = run(
+        data.flatten(0, 1),
+        tuple(value.index_select(1, order) for value in hx),
+        Rows(steps, batch, inside.sum(1), step * batch),
+    )
+    output = output.unflatten(0, (steps, batch))
+    return output.index_select(1, inverse), tuple(value.index_select(1, inverse) for value in last)

@@ -1,0 +1,19 @@
+"""Drop-in recurrent layers: torch.nn's constructors, calls and state_dict on rnnkit's kernels."""
+
+from rnnkit.nn.cell import GRUCell, LSTMCell, RNNCell
+from rnnkit.nn.convert import replace_rnns, to_torch
+from rnnkit.nn.explain import Explanation, explain
+from rnnkit.nn.recurrent import GRU, LSTM, RNN
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Explanation",
+    "GRUCell",
+    "LSTMCell",
+    "RNNCell",
+    "explain",
+    "replace_rnns",
+    "to_torch",
+]

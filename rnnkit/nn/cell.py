@@ -1,0 +1,95 @@
+"""`LSTMCell`, `GRUCell` and `RNNCell`: one step, with torch.nn's parameters.
+
+One step has no recurrence to fuse, so torch's own cells do the work; the reset-before GRU, which
+torch lacks, runs its definition.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rnnkit_kernels import reference
+
+
+def _check_state(cell: nn.RNNCellBase, input: Tensor, hx: Tensor, which: str) -> None:
+    """Refuse an initial state that torch would fail on from deep inside, or broadcast."""
+    if hx.dim() not in (1, 2):
+        raise ValueError(
+            f"{type(cell).__name__}: Expected hidden to be 1D or 2D, got {hx.dim()}D instead"
+        )
+    if hx.dim() != input.dim() or hx.shape != (*input.shape[:-1], cell.hidden_size):
+        expected = (*input.shape[:-1], cell.hidden_size)
+        raise RuntimeError(
+            f"{type(cell).__name__}: expected {which} of shape {tuple(expected)} for an input of "
+            f"shape {tuple(input.shape)}, got {tuple(hx.shape)}"
+        )
+
+
+def _check_input(cell: nn.RNNCellBase, input: Tensor) -> None:
+    if input.dim() not in (1, 2):
+        raise ValueError(
+            f"{type(cell).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead"
+        )
+    if input.shape[-1] != cell.input_size:
+        raise RuntimeError(
+            f"input has inconsistent input_size: got {input.shape[-1]} expected {cell.input_size}"
+        )
+
+
+class LSTMCell(nn.LSTMCell):
+    """One LSTM step: (B, D) or (D,), (h, c) -> (h', c').
+
+    Args, shapes and parameters are torch.nn.LSTMCell's; equations in `rnnkit.LSTM`.
+    """
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """One step; `hx` is (h, c), zeros if left out."""
+        _check_input(self, input)
+        if hx is not None:
+            for which, value in zip(("h", "c"), hx, strict=True):
+                _check_state(self, input, value, which)
+        return super().forward(input, hx)
+
+
+class GRUCell(nn.GRUCell):
+    """One GRU step: (B, D) or (D,), h -> h'.
+
+    Args, shapes and parameters are torch.nn.GRUCell's, with `reset_after` as in `rnnkit.GRU`.
+    """
+
+    def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.reset_after = reset_after
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step; `hx` is h, zeros if left out."""
+        _check_input(self, input)
+        if hx is not None:
+            _check_state(self, input, hx, "h")
+        if self.reset_after:
+            return super().forward(input, hx)
+        h = input.new_zeros(*input.shape[:-1], self.hidden_size) if hx is None else hx
+        x_gates = nn.functional.linear(input, self.weight_ih, self.bias_ih)
+        return reference.gru_reset_before(x_gates, (h,), self.weight_hh, self.bias_hh)[0]
+
+    def extra_repr(self) -> str:
+        """torch's, plus the place of the reset gate."""
+        text = str(super().extra_repr())
+        return text if self.reset_after else f"{text}, reset_after=False"
+
+
+class RNNCell(nn.RNNCell):
+    """One Elman step: (B, D) or (D,), h -> h'.
+
+    Args, shapes and parameters are torch.nn.RNNCell's; equation in `rnnkit.RNN`.
+    """
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """One step; `hx` is h, zeros if left out."""
+        _check_input(self, input)
+        if hx is not None:
+            _check_state(self, input, hx, "h")
+        return super().forward(input, hx)

@@ -1,0 +1,74 @@
+"""`explain(module, input)`: which backend and plan would run, and why."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from rnnkit.nn.recurrent import Recurrent
+from rnnkit_kernels.backend import Decision, choose
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How a layer would run; `print` it.
+
+    Attributes:
+        layer: the layer, as it prints.
+        decision: engine, reason and plan.
+    """
+
+    layer: str
+    decision: Decision
+
+    def __str__(self) -> str:
+        names = {
+            "torch": "torch's own implementation",
+            "resident": "Triton, resident: one launch, the weights stay on chip",
+            "launch": "Triton, one launch a step",
+            "eager": "the loop in PyTorch with the handwritten backward",
+            "reference": "the definition in PyTorch, differentiated by autograd",
+        }
+        lines = [self.layer, f"  runs: {names[self.decision.engine]}"]
+        lines.append(f"  because: {self.decision.reason}")
+        if self.decision.plan is not None:
+            plan = self.decision.plan
+            tiles = ", ".join(f"{name} {value}" for name, value in plan.tiles().items())
+            lines.append(f"  plan: {tiles}, warps {plan.num_warps}, float32 as {plan.precision}")
+        return "\n".join(lines)
+
+
+def explain(
+    module: nn.Module, input: Tensor | PackedSequence, *, lengths: Tensor | None = None
+) -> Explanation:
+    """Say which backend and plan would run `module(input, lengths=lengths)`, and why.
+
+    Args:
+        module: an `rnnkit.LSTM`, `GRU` or `RNN`.
+        input: as the layer takes it.
+        lengths: as the layer takes them.
+
+    Returns:
+        A printable explanation.
+
+    Raises:
+        TypeError: `module` is another kind of module.
+        RuntimeError: what the call itself would raise, such as `backend="triton"` on a CPU.
+
+    Example:
+        >>> print(explain(LSTM(3, 4), torch.randn(5, 2, 3)))
+        LSTM(3, 4)
+          runs: torch's own implementation
+          because: torch's own implementation is the fastest known on the CPU
+    """
+    if not isinstance(module, Recurrent):
+        raise TypeError(
+            f"explain takes an rnnkit LSTM, GRU or RNN, got {type(module).__name__}; "
+            "rnnkit.replace_rnns(model) puts them into a model"
+        )
+    data = input.data if isinstance(input, PackedSequence) else input
+    on_device = lengths is not None and lengths.device.type != "cpu"
+    decision = choose(
+        module._cell, data, module._weights, module.proj_size > 0, on_device, module.backend
+    )
+    return Explanation(repr(module), decision)
