@@ -1,0 +1,1 @@
+"""Callbacks: what a run shows, draws and keeps while it trains."""

@@ -1,0 +1,99 @@
+"""Checkpoints that are written whole or not at all, and read as plain data only."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from rnnkit.callbacks.atomic_file import atomic_write
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message is one sentence for the user."""
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Content of a checkpoint, on the CPU.
+
+    Args:
+        path: The file.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or holds other objects than plain data.
+    """
+    return AtomicCheckpointIO().load_checkpoint(path, map_location="cpu")
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Writes a checkpoint beside its place and renames it when it is on the disk.
+
+    Lightning's own writes to the folder for temporary files first, which may be another file
+    system: the move to the checkpoint's place is then a copy, which a crash cuts off.
+    """
+
+    def save_checkpoint(
+        self,
+        checkpoint: dict[str, Any],
+        path: str | os.PathLike[str],
+        storage_options: Any | None = None,
+    ) -> None:
+        """Write a checkpoint; the file at `path` is the old one until the new one is complete.
+
+        Args:
+            checkpoint: Tensors and plain data.
+            path: A local path.
+            storage_options: Has to be None: there are none.
+
+        Raises:
+            TypeError: `storage_options` were given.
+        """
+        if storage_options is not None:
+            raise TypeError(f"{type(self).__name__} has no storage options, got {storage_options}")
+        with atomic_write(path) as beside:
+            torch.save(checkpoint, beside)
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Content of a checkpoint.
+
+        Args:
+            path: A local path.
+            map_location: Where the tensors go, as for `torch.load`; None: where they were.
+            weights_only: False also unpickles arbitrary objects, which run code: only for files
+                that you trust. None: True.
+
+        Raises:
+            CheckpointError: It is missing, damaged, or holds other objects than plain data.
+        """
+        if not Path(path).is_file():
+            raise CheckpointError(f"there is no checkpoint {path}")
+        try:
+            content = torch.load(
+                path, map_location=map_location, weights_only=weights_only is not False
+            )
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path} is no checkpoint, or one that holds more than tensors and plain data"
+            ) from error
+        except (RuntimeError, EOFError, OSError) as error:
+            size = Path(path).stat().st_size
+            raise CheckpointError(
+                f"{path} is damaged or cut off (it has {size:,} bytes): copy it again or use "
+                "another checkpoint of the same run"
+            ) from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"{path} holds a {type(content).__name__}, not a checkpoint")
+        return content
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Remove a checkpoint, if it is there."""
+        Path(path).unlink(missing_ok=True)
