@@ -1,0 +1,121 @@
+"""The `rnnkit` command: training, generation, data."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from rnnkit.data.registry import DataError
+
+_HELP = """\
+usage: rnnkit COMMAND ...
+
+Recurrent networks for sequences: train them, score them, use them.
+
+commands:
+  fit        train the model of a configuration: rnnkit fit -c configs/lm/python_docs.yaml
+  validate   score a checkpoint on the validation data: rnnkit validate -c ... --ckpt_path ...
+  test       score a checkpoint on the test data: rnnkit test -c ... --ckpt_path ...
+  predict    let a checkpoint predict: rnnkit predict -c ... --ckpt_path ...
+  generate   let a language model write: rnnkit generate --ckpt ... --prompt ...
+  data       list the known datasets, get them, say where they lie
+
+`rnnkit COMMAND --help` tells more. RNNKIT_DEBUG=1 shows where in the program an error arose.
+"""
+
+# One of these is something that the user can put right; anything else is a defect of the program.
+_EXPECTED = (DataError, ValueError, OSError, FloatingPointError)
+
+_INTERRUPTED = 128 + 2  # the shell's status of a command that SIGINT has ended
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: Its arguments; None: those of the process.
+
+    Returns:
+        Exit status: 0; 1 for an error, told in one sentence on stderr; 2 for a command line that
+        makes no sense; 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] in (["-h"], ["--help"]):
+        print(_HELP, end="")
+        return 0
+    if not arguments or arguments[0] not in _COMMANDS:
+        found = f"there is no command {arguments[0]!r}" if arguments else "a command is missing"
+        print(f"rnnkit: {found}: choose from {', '.join(_COMMANDS)}", file=sys.stderr)
+        return 2
+    command = arguments[0]
+    try:
+        return _COMMANDS[command](arguments)
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
+            return _INTERRUPTED
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _TRAIN_EXTRA:
+            raise
+        return _fail(
+            command,
+            f"needs the package {error.name}, install it with: pip install 'rnnkit[train]'",
+            error,
+        )
+    except _EXPECTED as error:
+        return _fail(command, str(error), error)
+
+
+def _fail(command: str, sentence: str, error: Exception) -> int:
+    if os.environ.get("RNNKIT_DEBUG") == "1":
+        raise error
+    print(f"rnnkit {command}: {sentence}", file=sys.stderr)
+    return 1
+
+
+def _train(arguments: list[str]) -> int:
+    from rnnkit.training import run  # imports Lightning: seconds that `rnnkit data` need not wait
+
+    run(arguments)
+    return 0
+
+
+def _generate(arguments: list[str]) -> int:
+    from rnnkit.generate import main as generate
+
+    return generate(arguments[1:])
+
+
+def _data(arguments: list[str]) -> int:
+    from rnnkit.data.commands import main as data
+
+    return data(arguments[1:])
+
+
+_COMMANDS: dict[str, Callable[[list[str]], int]] = {
+    "fit": _train,
+    "validate": _train,
+    "test": _train,
+    "predict": _train,
+    "generate": _generate,
+    "data": _data,
+}
+
+# What the extra `train` brings along, by the names that are imported.
+_TRAIN_EXTRA = {
+    "jsonargparse",
+    "lightning",
+    "matplotlib",
+    "numpy",
+    "pooch",
+    "requests",
+    "rich",
+    "torchmetrics",
+    "tqdm",
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""`rnnkit fit | validate | test | predict`: Lightning's command line, set up for our tasks."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+import warnings
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+
+from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO
+from rnnkit.callbacks.curve import CurvePlot
+from rnnkit.callbacks.generator_states import GeneratorStates
+from rnnkit.callbacks.interrupt import StopOnInterrupt
+from rnnkit.callbacks.progress import TrainingProgress
+
+RUNS = Path("runs")
+"""Folder of all runs: `runs/<name of the configuration file>/version_<n>`."""
+
+
+class TrainingCLI(LightningCLI):
+    """Any LightningModule and LightningDataModule, named by `class_path` in the configuration.
+
+    `model.init_args.vocabulary_size` comes from the data where the two have one.
+    """
+
+    arguments: list[str]
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let the data tell the model how large its vocabulary is."""
+        parser.link_arguments(
+            "data.vocabulary_size", "model.init_args.vocabulary_size", apply_on="instantiate"
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and keep the arguments as they were given."""
+        self.arguments = args
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets the checkpoint's model arguments override the configuration and the
+        # command line. Here the configuration counts; a checkpoint that disagrees is an error.
+        pass
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer, with our logger where none is named, and our callbacks."""
+        settings = self.config_init[self.subcommand]["trainer"]
+        if settings.get("logger") is None:
+            kwargs["logger"] = CSVLogger(RUNS, name=self._run_name())
+        plugins = settings.get("plugins") or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins])]
+        kwargs["plugins"].append(AtomicCheckpointIO())
+        callbacks = [
+            GeneratorStates(),
+            CurvePlot(),
+            StopOnInterrupt(shlex.join(["rnnkit", *self.arguments])),
+        ]
+        if settings.get("enable_progress_bar") is not False:
+            callbacks.append(TrainingProgress())
+        self.trainer_defaults["callbacks"] = callbacks
+        return super().instantiate_trainer(**kwargs)
+
+    def _run_name(self) -> str:
+        configs = self.config[self.subcommand].get("config") or []
+        return Path(str(configs[-1])).stem if configs else type(self.model).__name__
+
+
+def run(arguments: list[str]) -> TrainingCLI:
+    """Do what a command line says.
+
+    Args:
+        arguments: `["fit", "-c", "configs/lm/python_docs.yaml"]`, for example.
+
+    Returns:
+        The command line's model, data and trainer after the run.
+
+    Raises:
+        ValueError: The arguments or the configuration make no sense; the message says which.
+    """
+    # What Lightning tells about devices and products is no news; its warnings stay.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # Lightning 2.6 uses a name that torch 2.13 has renamed.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    # Errors of the command line are raised, and told by the caller in one sentence.
+    parser_settings: dict[str, Any] = {"prog": "rnnkit", "exit_on_error": False}
+    parser_settings |= {command: {"exit_on_error": False} for command in TrainingCLI.subcommands()}
+    try:
+        return TrainingCLI(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            trainer_defaults={"enable_model_summary": False},
+            seed_everything_default=0,
+            save_config_kwargs={"overwrite": True},
+            parser_kwargs=parser_settings,
+            args=arguments,
+        )
+    except (ArgumentError, MisconfigurationException) as error:
+        raise ValueError(str(error)) from error
