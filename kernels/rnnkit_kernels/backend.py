@@ -112,7 +112,7 @@ def _transformed(input: Tensor) -> Decision | None:
     """Under functorch transforms and forward-mode AD operators would lose tangents silently."""
     if torch.compiler.is_compiling():
         return None
-    if torch._C._functorch.peek_interpreter_stack() is not None:  # type: ignore[attr-defined]
+    if torch._C._functorch.peek_interpreter_stack() is not None:
         return Decision("reference", "a torch.func transform is active")
     if torch.autograd.forward_ad._current_level >= 0:
         return Decision("reference", "forward-mode AD is active")

@@ -22,7 +22,7 @@ from rnnkit_kernels.recurrence.rows import Rows
 
 States = tuple[Tensor, ...]
 Run = Callable[[Tensor, States, Rows], tuple[Tensor, States]]
-_VF: Any = torch._VF  # type: ignore[attr-defined]
+_VF: Any = torch._VF
 
 
 def lstm(
@@ -204,10 +204,10 @@ def _layer(
     reverse: bool,
 ) -> tuple[Tensor, States]:
     h0, c0 = state[0], state[1] if len(state) > 1 else None
+    inputs: tuple[Any, ...] = (data, *weights, h0, c0)
     if decision.engine == "reference":
-        y, h_n, c_n = reference.layer(cell, data, *weights, h0, c0, rows, reverse)  # type: ignore[arg-type]
-        return y, (h_n,) if c_n is None else (h_n, c_n)
-    inputs = (data, *weights, h0, c0)
+        y, h_n, last = reference.layer(cell, inputs, rows, reverse)
+        return y, (h_n,) if last is None else (h_n, last)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     y, h_n, c_n, _, _ = recurrence(
         *inputs, rows.batch_sizes, rows.offsets, cell, reverse, decision.engine, save
@@ -313,5 +313,5 @@ def _all_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tuple[Ten
         tuple(value.index_select(1, order) for value in hx),
         Rows(steps, batch, inside.sum(1), step * batch),
     )
-    output = output.unflatten(0, (steps, batch))
+    output = output.view(steps, batch, -1)
     return output.index_select(1, inverse), tuple(value.index_select(1, inverse) for value in last)

@@ -1,4 +1,4 @@
-"""The recurrence as torch operators: opaque to `torch.compile`, functional, with their own autograd.
+"""The recurrence as torch operators: opaque to `torch.compile`, functional, differentiable twice.
 
 One operator runs one layer in one direction, input product included, from the layer's true inputs;
 another runs its backward. The backward operator is differentiable too: its own formula recomputes
@@ -8,6 +8,7 @@ through `reference.py`, which autograd differentiates twice.
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -28,9 +29,9 @@ def recurrent_precision() -> Precision:
     Only `torch.backends.cudnn.rnn.fp32_precision` is read: `allow_tf32` raises once a user has set
     a precision per operator.
     """
-    setting = str(torch.backends.cudnn.rnn.fp32_precision)  # type: ignore[attr-defined]
+    setting = str(torch.backends.cudnn.rnn.fp32_precision)
     if setting == "none":
-        setting = str(torch.backends.cudnn.fp32_precision)  # type: ignore[attr-defined]
+        setting = str(torch.backends.cudnn.fp32_precision)
     return "tf32" if setting == "tf32" else "ieee"
 
 
@@ -41,12 +42,12 @@ def _gemm_precision(example: Tensor) -> Iterator[None]:
         yield
         return
     matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision  # type: ignore[attr-defined]
-    matmul.fp32_precision = recurrent_precision()  # type: ignore[attr-defined]
+    before = matmul.fp32_precision
+    matmul.fp32_precision = recurrent_precision()
     try:
         yield
     finally:
-        matmul.fp32_precision = before  # type: ignore[attr-defined]
+        matmul.fp32_precision = before
 
 
 def _on_device(x: Tensor) -> AbstractContextManager[None]:
@@ -116,7 +117,7 @@ def recurrence(
     exact = state_dtype(x.dtype)
     c_start = None if c0 is None else c0.to(exact)
     with _gemm_precision(x):
-        x_gates = linear(x.flatten(0, -2), weight_ih, bias_ih).unflatten(1, (gates, hidden))
+        x_gates = linear(x.flatten(0, -2), weight_ih, bias_ih).view(-1, gates, hidden)
     if mode == "eager":
         y, saved, states = eager.forward(
             kind, x_gates, weight_hh, bias, weight_hr, h0, c_start, rows, reverse
@@ -144,7 +145,7 @@ def recurrence(
             )
     h_n = rows.last(y, h0, reverse)
     last = x.new_empty(0) if c0 is None or c_n is None else c_n.to(c0.dtype, copy=True)
-    return y.unflatten(0, x.shape[:-1]), h_n, last, saved, states
+    return y.view(*x.shape[:-1], h0.shape[1]), h_n, last, saved, states
 
 
 @recurrence.register_fake
@@ -209,7 +210,7 @@ def recurrence_backward(
         needs_dx: whether the gradient of x is wanted.
     """
     kind, rows = CELLS[cell], _rows(x, h0, batch_sizes, offsets)
-    gates, hidden = kind.gates_at[-1], weight_hh.shape[0] // kind.gates_at[-1]
+    hidden = weight_hh.shape[0] // kind.gates_at[-1]
     exact = state_dtype(x.dtype)
     shape, x, y = x.shape, x.flatten(0, -2), y.flatten(0, -2)
     dy = torch.zeros_like(y) if dy is None else dy.flatten(0, -2).contiguous()
@@ -252,7 +253,7 @@ def recurrence_backward(
         kept = saved.unbind(1) if kind.operand else ()
         operands = (h_before, *(operand(kept, h_before) for operand in kind.operand))
         bounds = [at * hidden for at in kind.gates_at]
-        spans = [slice(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+        spans = [slice(a, b) for a, b in pairwise(bounds)]
         d_weight_hh = torch.cat(
             [d_hidden[:, span].t() @ v for span, v in zip(spans, operands, strict=True)]
         )
@@ -361,13 +362,11 @@ def _double_backward(ctx: Any, outer: list[Tensor | None]) -> tuple[Tensor | Non
     *inputs, batch_sizes, offsets = (
         None if tensor is None else tensor.detach() for tensor in ctx.saved_tensors
     )
-    leaves = [None if tensor is None else tensor.requires_grad_() for tensor in inputs]
+    leaves: list[Any] = [None if tensor is None else tensor.requires_grad_() for tensor in inputs]
     with torch.enable_grad():
         dy, dh_n, dc_n, x, *others = leaves
-        h0 = others[-2]
-        y, h_n, c_n = reference.layer(
-            ctx.cell, x, *others, _rows(x, h0, batch_sizes, offsets), ctx.reverse
-        )
+        rows = _rows(x, others[-2], batch_sizes, offsets)
+        y, h_n, c_n = reference.layer(ctx.cell, (x, *others), rows, ctx.reverse)
         results = [(y, dy), (h_n, dh_n), (c_n, dc_n)]
         outputs, output_gradients = zip(
             *((a, b) for a, b in results if a is not None and b is not None), strict=True

@@ -5,7 +5,8 @@ derives what `cells/` derives by hand. Weights lie as in torch.nn: `weight_ih` (
 `weight_hh` (G·H, P), gates in torch's order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -72,14 +73,7 @@ STEPS: dict[str, Step] = {
 
 def layer(
     cell: str,
-    x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    h0: Tensor,
-    c0: Tensor | None,
+    inputs: Sequence[Any],
     rows: Rows,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -87,19 +81,21 @@ def layer(
 
     Args:
         cell: a key of `STEPS`.
-        x: (T, B, D) when `rows` is dense, else (N, D).
-        weight_ih: (G·H, D).
-        weight_hh: (G·H, P), P = H without projection.
-        bias_ih, bias_hh: (G·H,) or None.
-        weight_hr: (P, H) or None.
-        h0: (B, P).
-        c0: (B, H), or None for cells without.
+        inputs: eight tensors, in this order:
+            x: (T, B, D) when `rows` is dense, else (N, D).
+            weight_ih: (G·H, D).
+            weight_hh: (G·H, P), P = H without projection.
+            bias_ih, bias_hh: (G·H,) or None.
+            weight_hr: (P, H) or None.
+            h0: (B, P).
+            c0: (B, H), or None for cells without.
         rows: which rows belong to a step.
         reverse: whether t falls.
 
     Returns:
         y as `x` with P for D, zero in rows that belong to no step; h_n (B, P); c_n (B, H) or None.
     """
+    x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h0, c0 = inputs
     x_gates = linear(x, weight_ih, bias_ih).flatten(0, -2)
     if rows.batch_sizes is not None and x_gates.shape[0] == rows.steps * rows.batch:
         # Lengths may be on a device: run every row, keep what is inside.
@@ -127,4 +123,4 @@ def layer(
             for a, value in zip(new, state, strict=True)
         )
     y = torch.cat(outputs[::-1] if reverse else outputs)
-    return y.unflatten(0, x.shape[:-1]), state[0], state[1] if len(state) > 1 else None
+    return y.view(*x.shape[:-1], h0.shape[-1]), state[0], state[1] if len(state) > 1 else None

@@ -6,7 +6,6 @@ torch lacks, runs its definition.
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from rnnkit_kernels import reference

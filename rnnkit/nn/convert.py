@@ -7,7 +7,7 @@ from torch import nn
 from rnnkit.nn.recurrent import GRU, LSTM, RNN, Recurrent
 
 _FROM_TORCH: dict[type, type[Recurrent]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
-_TO_TORCH = {ours: theirs for theirs, ours in _FROM_TORCH.items()}
+_TO_TORCH: dict[type, type] = {ours: theirs for theirs, ours in _FROM_TORCH.items()}
 _ARGUMENTS = (
     "input_size",
     "hidden_size",

@@ -23,6 +23,15 @@ States = tuple[Tensor, ...]
 class Recurrent(nn.Module):
     """What the three layers share; the subclasses name a cell and document their equations."""
 
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    backend: Backend
     _states = 1
     _gates: int
 
@@ -138,9 +147,10 @@ class Recurrent(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
 
     def flatten_parameters(self) -> None:
-        """Lay the parameters out for cuDNN, where that will run them; never needed for rnnkit's kernels.
+        """Lay the parameters out as one buffer where cuDNN may run them: on a GPU.
 
-        cuDNN copies weights that are not one buffer on every call, and torch warns of it.
+        cuDNN copies weights that are not one buffer on every call, and torch warns of it; rnnkit's
+        kernels don't care.
         """
         if self._weights[0].is_cuda and self._cell != "gru_reset_before":
             self.mode = self._cell.upper()
@@ -150,7 +160,7 @@ class Recurrent(nn.Module):
             del self.mode, self._flat_weights, self._flat_weights_names
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        result = super()._apply(fn, recurse)
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.flatten_parameters()
         return result
 

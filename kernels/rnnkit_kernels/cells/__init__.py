@@ -1,20 +1,21 @@
 """One file a cell: its gate maths, forward and backward, written once for Triton and for PyTorch.
 
-A cell's functions are plain Python over `+ - * /`, comparisons and the three activations that they
-are handed. The Triton kernels compile them (`triton.jit(function)`); the PyTorch time loop calls
-them with tensors. `reference.py` says the same thing a second time, independently, through autograd.
+A cell's functions are plain Python over `+ - *`, comparisons and the activations that they are
+handed. The Triton kernels compile them (`triton.jit(function)`); the PyTorch time loop calls them
+with tensors. `reference.py` says the same a second time, independently, through autograd.
 
-A step runs in *stages*. A stage multiplies one operand by its rows of `weight_hh` and then does the
-gate maths. LSTM, GRU and Elman have one stage whose operand is h; a GRU that resets before the
+A step runs in *stages*. A stage multiplies one operand by its rows of `weight_hh` and then does
+the gate maths. LSTM, GRU and Elman have one stage whose operand is h; a GRU that resets before the
 product has two (r and z from h, then n from r⊙h).
 
 A forward stage is called as
 
     stage(x_gates, h_gates, saved, state, sigmoid, tanh, relu) -> (saved, result)
 
-with `x_gates` = W_ih x + b_ih and `h_gates` = W_hh operand + b_hh (this stage's gates only), `saved`
-what the stages before it saved, `state` = (h,) or (h, c) of the step before. `result` is the new
-state after the last stage, else `(operand of the next stage,)`. A backward stage, last stage first:
+with `x_gates` = W_ih x + b_ih and `h_gates` = W_hh operand + b_hh (this stage's gates only),
+`saved` what the stages before it saved, `state` = (h,) or (h, c) of the step before. `result` is
+the new state after the last stage, else `(operand of the next stage,)`. A backward stage, last
+stage first:
 
     stage(saved, before, after, gradient, carry, tanh) -> (columns, carry)
 
@@ -77,7 +78,7 @@ class Cell:
 
     @property
     def hidden_columns(self) -> int:
-        """The first gradient column that belongs to `weight_hh`: those lie last, in weight order."""
+        """The first gradient column of `weight_hh`: those lie last, in weight order."""
         return self.columns_at[-1] - self.gates_at[-1]
 
     @property

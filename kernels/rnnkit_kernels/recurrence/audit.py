@@ -1,4 +1,4 @@
-"""Ahead-of-time compilation of a plan's kernels, without a GPU: registers, spills, shared memory."""
+"""Ahead-of-time compilation of a plan's kernels, without a GPU: registers, spills, memory."""
 
 import os
 import re

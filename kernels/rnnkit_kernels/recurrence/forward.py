@@ -54,7 +54,7 @@ def forward_tile(
     HIDDEN: tl.constexpr,
     SAVE: tl.constexpr,
 ):
-    """Gate maths of one stage on one tile; `row` is the storage row of the tile's first sequence."""
+    """Gate maths of one stage on one tile; `row` is the tile's first row of the storage."""
     lane = tl.arange(0, live.shape[1])
     width: tl.constexpr = GATES_AT[len(GATES_AT) - 1] * HIDDEN
     x_row = x_gates + row * width
@@ -294,7 +294,7 @@ def resident_forward(
                         accumulator, padded_gates(GATES_AT, stage), size_of(CHUNKS, i), BLOCK_B
                     ),
                     kept[i],
-                    (h[i].to(tl.float32),) + c[i],  # noqa: RUF005  (Triton has no unpacking here)
+                    (h[i].to(tl.float32),) + c[i],
                     x_gates,
                     bias_hh,
                     saved,

@@ -37,7 +37,7 @@ class Device:
         return cls(
             properties.name,
             10 * properties.major + properties.minor,
-            properties.shared_memory_per_block_optin,
+            properties.shared_memory_per_block_optin,  # type: ignore[attr-defined]
         )
 
 

@@ -1,0 +1,37 @@
+# Every target works on a machine that has python3, venv and make; the first makes .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo   train a language model on Python's own documentation, in under two minutes"
+	@echo "make test   run the tests (real corpora too, where RNNKIT_DATA_DIR points to them)"
+	@echo "make lint   ruff and mypy --strict"
+	@echo "make bench  training speed beside a plain PyTorch loop"
+	@echo "make clean  remove .venv and caches"
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing into .venv: PyTorch and the rest are a large download the first time"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
+	@$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/python demos/language_modeling.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
