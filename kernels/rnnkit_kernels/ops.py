@@ -29,9 +29,7 @@ def recurrent_precision() -> Precision:
     Only `torch.backends.cudnn.rnn.fp32_precision` is read: `allow_tf32` raises once a user has set
     a precision per operator.
     """
-    setting = str(torch.backends.cudnn.rnn.fp32_precision)
-    if setting == "none":
-        setting = str(torch.backends.cudnn.fp32_precision)
+    setting = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
     return "tf32" if setting == "tf32" else "ieee"
 
 
