@@ -281,7 +281,7 @@ def resident_backward(
                     at = (gate * HIDDEN + k)[None, :] * WEIGHT_STRIDE + unit[:, None]
                     mask = (unit < HIDDEN)[:, None] & (k < HIDDEN)[None, :]
                     weights = weights + (tl.load(weight_hh + at, mask=mask, other=0.0),)
-    for _ in tl.static_range(start_of(GATES_AT, 0), end_of(GATES_AT, 0)):
+    for gate in tl.static_range(start_of(GATES_AT, 0), end_of(GATES_AT, 0)):  # noqa: B007
         for j in tl.static_range(TILES):
             zeros = tl.zeros((size_of(CHUNKS, j), BLOCK_B), columns.dtype.element_ty)
             columns_before = columns_before + (zeros,)

@@ -386,17 +386,18 @@ def forward(
         for cells without; saved (N, S, H) and states (N, C, H) float32, both empty unless `save`.
     """
     count, _, hidden = x_gates.shape
-    # Rows of no step exist only when the lengths are on the device; all other rows are written.
+    # Rows of no step exist only when the lengths are on the device; all other rows are written. Such
+    # rows enter the weight gradients' products with columns of zero, so they must be finite.
     padded = rows.batch_sizes is not None and count == rows.steps * rows.batch
     fresh = torch.zeros if padded else torch.empty
     y = fresh(count, hidden, dtype=h0.dtype, device=h0.device)
     cell_state = h0.new_empty(0, dtype=torch.float32) if c0 is None else c0.clone()
     scratch = rows.batch if len(cell.forward) > 1 else 0
     saved_rows = count if save else scratch
-    saved = h0.new_empty(saved_rows, cell.saved_at[-1], hidden)
-    states = h0.new_empty(
-        count if save else 0, int(cell.has_cell_state), hidden, dtype=torch.float32
-    )
+    shape = (saved_rows, cell.saved_at[-1], hidden)
+    saved = fresh(shape, dtype=h0.dtype, device=h0.device)
+    shape = (count if save else 0, int(cell.has_cell_state), hidden)
+    states = fresh(shape, dtype=torch.float32, device=h0.device)
     weight = padded_rows(weight_hh)
     ragged = rows.batch_sizes is not None
     constants = forward_constants(cell, plan, hidden, h0.itemsize, reverse, ragged, save)

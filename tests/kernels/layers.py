@@ -1,0 +1,119 @@
+"""Random layers, in the order of the operator's inputs, and the rule for errors."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rnnkit_kernels import ops, reference
+from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.recurrence.rows import Rows
+
+BAND = 8  # units in the last place of the largest value, beside twice the plain loop's own error
+
+
+@dataclass
+class Layer:
+    """One layer's inputs and what arrives at its results."""
+
+    cell: str
+    inputs: list[Tensor | None]
+    rows: Rows
+    reverse: bool
+    gradients: list[Tensor]
+
+    def to(self, dtype: torch.dtype) -> "Layer":
+        """A copy in another dtype, its inputs leaves."""
+        inputs = [None if t is None else t.detach().to(dtype) for t in self.inputs]
+        for tensor in inputs:
+            if tensor is not None:
+                tensor.requires_grad_()
+        gradients = [t.to(dtype) for t in self.gradients]
+        return Layer(self.cell, inputs, self.rows, self.reverse, gradients)
+
+    def run(self, mode: str) -> list[Tensor]:
+        """Results and all gradients, by an engine of the operator or by the definition."""
+        if mode == "reference":
+            y, h_n, c_n = reference.layer(self.cell, self.inputs, self.rows, self.reverse)
+            results = [y, h_n] if c_n is None else [y, h_n, c_n]
+        else:
+            y, h_n, c_n, _, _ = ops.recurrence(
+                *self.inputs,
+                self.rows.batch_sizes,
+                self.rows.offsets,
+                self.cell,
+                self.reverse,
+                mode,
+                True,
+            )
+            results = [y, h_n, c_n] if CELLS[self.cell].has_cell_state else [y, h_n]
+        leaves = [tensor for tensor in self.inputs if tensor is not None]
+        return [*results, *torch.autograd.grad(results, leaves, self.gradients)]
+
+
+def random_layer(
+    cell: str,
+    storage: str = "dense",
+    reverse: bool = False,
+    hidden: int = 20,
+    features: int = 7,
+    batch: int = 3,
+    projection: int = 0,
+    bias: bool = True,
+    seed: int = 0,
+) -> Layer:
+    """A layer in float64 with weights of the usual scale and five steps.
+
+    Args:
+        cell: a key of `CELLS`.
+        storage: "dense", "packed" (lengths 5, 3, 2, ...) or "padded" (with an empty sequence).
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    steps, gates = 5, CELLS[cell].gates_at[-1]
+    out = projection or hidden
+    rows = Rows(steps, batch)
+    shape: tuple[int, ...] = (steps, batch)
+    if storage != "dense":
+        lengths = torch.tensor([5, 3, 2, *[1] * batch][:batch])
+        if storage == "padded":
+            lengths[-1] = 0
+        sizes = (lengths > torch.arange(steps)[:, None]).sum(1)
+        offsets = sizes.cumsum(0) - sizes
+        shape = (int(sizes.sum()),)
+        if storage == "padded":
+            offsets, shape = torch.arange(steps) * batch, (steps * batch,)
+        rows = Rows(steps, batch, sizes, offsets)
+    scale = hidden**-0.5
+    inputs = [
+        draw(*shape, features),
+        draw(gates * hidden, features) * scale,
+        draw(gates * hidden, out) * scale,
+        draw(gates * hidden) * scale if bias else None,
+        draw(gates * hidden) * scale if bias else None,
+        draw(projection, hidden) * scale if projection else None,
+        draw(batch, out),
+        draw(batch, hidden) if CELLS[cell].has_cell_state else None,
+    ]
+    gradients = [draw(*shape, out), draw(batch, out)]
+    if CELLS[cell].has_cell_state:
+        gradients.append(draw(batch, hidden))
+    return Layer(cell, inputs, rows, reverse, gradients).to(torch.float64)
+
+
+def assert_as_exact_as_a_plain_loop(layer: Layer, mode: str, dtype: torch.dtype) -> None:
+    """Error against float64 ≤ 2 × that of the plain loop in the same dtype, plus a small band."""
+    low = layer.to(dtype)
+    exact = low.to(torch.float64).run("reference")
+    plain = low.run("reference")
+    ours = low.run(mode)
+    assert len(ours) == len(exact)
+    for i, (a, b, c) in enumerate(zip(ours, plain, exact, strict=True)):
+        assert a.dtype == dtype
+        assert a.shape == c.shape
+        error, allowed = (a - c).abs().max(), 2 * (b - c).abs().max()
+        band = BAND * torch.finfo(dtype).eps * c.abs().max()
+        assert error <= allowed + band, f"result {i}: {error:.2e} > {allowed:.2e} + {band:.2e}"

@@ -1,0 +1,90 @@
+"""Parity on a real GPU, against float64; `pytest -m gpu`."""
+
+import pytest
+import torch
+
+from rnnkit_kernels import functional
+from rnnkit_kernels.cells import CELLS
+from tests.kernels.layers import Layer, assert_as_exact_as_a_plain_loop, random_layer
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
+        reason="needs an NVIDIA GPU of compute capability 8.0 or later",
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def exact_products(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
+
+
+def on_gpu(layer: Layer) -> Layer:
+    rows = layer.rows.to(torch.device("cuda"))
+    inputs = [None if t is None else t.detach().cuda() for t in layer.inputs]
+    return Layer(layer.cell, inputs, rows, layer.reverse, [t.cuda() for t in layer.gradients])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("storage", ["dense", "packed", "padded"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("mode", ["launch", "resident"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_results_and_gradients_match_the_definition(
+    cell: str, mode: str, reverse: bool, storage: str, dtype: torch.dtype
+) -> None:
+    layer = random_layer(cell, storage, reverse, hidden=60, batch=19)
+    assert_as_exact_as_a_plain_loop(on_gpu(layer), mode, dtype)
+
+
+@pytest.mark.parametrize("hidden", [200, 300, 650, 1024])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_large_layers_in_launch_mode(cell: str, hidden: int) -> None:
+    layer = random_layer(cell, "packed", hidden=hidden, batch=33)
+    assert_as_exact_as_a_plain_loop(on_gpu(layer), "launch", torch.bfloat16)
+
+
+def test_a_captured_graph_sees_new_weights() -> None:
+    """Nothing about the weights is cached, and nothing waits for the host."""
+    layer = torch.nn.LSTM(32, 64, device="cuda")
+    x = torch.randn(9, 8, 32, device="cuda")
+    state = (torch.zeros(1, 8, 64, device="cuda"), torch.zeros(1, 8, 64, device="cuda"))
+
+    def run() -> torch.Tensor:
+        weights = list(layer.parameters())
+        return functional.lstm(x, state, weights, backend="triton")[0]
+
+    with torch.no_grad():
+        run()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y = run()
+        for _ in range(2):
+            for weight in layer.parameters():
+                weight.mul_(0.5)
+            graph.replay()
+            torch.testing.assert_close(y, layer(x, state)[0], rtol=1e-3, atol=1e-3)
+
+
+def test_lengths_on_the_gpu_are_never_read_by_the_host() -> None:
+    layer = torch.nn.GRU(16, 32, bidirectional=True, device="cuda")
+    x = torch.randn(7, 5, 16, device="cuda")
+    lengths = torch.tensor([3, 7, 0, 1, 7], device="cuda")
+    h0 = torch.randn(2, 5, 32, device="cuda")
+    weights = list(layer.parameters())
+    options = {"bidirectional": True, "lengths": lengths}
+    functional.gru(x, h0, weights, **options)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        y, h_n = functional.gru(x, h0, weights, **options)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    expected, expected_h_n = functional.gru(
+        x, h0, weights, bidirectional=True, lengths=lengths.cpu(), backend="torch"
+    )
+    torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(h_n, expected_h_n, rtol=1e-4, atol=1e-5)

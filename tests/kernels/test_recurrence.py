@@ -1,0 +1,159 @@
+"""The time loops against the definition in float64, every result and every gradient."""
+
+import itertools
+
+import pytest
+import torch
+
+from rnnkit_kernels.cells import CELLS
+from tests.kernels.layers import Layer, assert_as_exact_as_a_plain_loop, random_layer
+
+MODES = ("launch", "resident", "eager")
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("storage", ["dense", "packed", "padded"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_results_and_gradients_match_the_definition(
+    cell: str, reverse: bool, storage: str, mode: str
+) -> None:
+    layer = random_layer(cell, storage, reverse)
+    assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_half_precision_is_as_exact_as_a_plain_loop(cell: str, mode: str) -> None:
+    layer = random_layer(cell, "packed", hidden=24)
+    assert_as_exact_as_a_plain_loop(layer, mode, torch.float16)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_eager_loop_runs_bfloat16(cell: str) -> None:
+    assert_as_exact_as_a_plain_loop(random_layer(cell), "eager", torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("mode", "cell", "hidden", "batch"),
+    [
+        # One unit; tiles that do not divide; more than one tile of units and of sequences.
+        ("launch", "lstm", 1, 1),
+        ("launch", "gru", 70, 35),
+        ("launch", "gru_reset_before", 33, 34),
+        ("resident", "lstm", 1, 17),
+        ("resident", "gru", 63, 1),
+        ("resident", "rnn_tanh", 100, 18),
+    ],
+)
+def test_sizes_that_no_tile_divides(mode: str, cell: str, hidden: int, batch: int) -> None:
+    layer = random_layer(cell, "packed", hidden=hidden, batch=batch, features=3)
+    assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
+def test_resident_weights_in_two_tiles(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rnnkit_kernels.recurrence import plan
+
+    monkeypatch.setattr(plan, "unit_chunks", lambda hidden, device: [((0, 32), (32, 16))])
+    for reverse in (False, True):
+        layer = random_layer(cell, "packed", reverse, hidden=40)
+        assert_as_exact_as_a_plain_loop(layer, "resident", torch.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_layers_without_biases(cell: str, mode: str) -> None:
+    assert_as_exact_as_a_plain_loop(random_layer(cell, bias=False), mode, torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("storage", "reverse"),
+    list(itertools.product(["dense", "packed", "padded"], [False, True])),
+)
+def test_eager_loop_projects(storage: str, reverse: bool) -> None:
+    layer = random_layer("lstm", storage, reverse, projection=5)
+    assert_as_exact_as_a_plain_loop(layer, "eager", torch.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_two_runs_agree_bitwise(mode: str) -> None:
+    layer = random_layer("gru", "packed").to(torch.float32)
+    for first, second in zip(layer.run(mode), layer.run(mode), strict=True):
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_nan_stays_in_its_sequence_and_stops_no_step(cell: str, mode: str) -> None:
+    layer = random_layer(cell).to(torch.float32)
+    clean = layer.run(mode)[0]
+    assert layer.inputs[0] is not None
+    with torch.no_grad():
+        layer.inputs[0][2, 1] = float("nan")
+    y = layer.run(mode)[0]
+    assert y[2:, 1].isnan().all()
+    others = torch.ones(5, 3, dtype=torch.bool)
+    others[2:, 1] = False
+    assert torch.equal(y[others], clean[others])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_large_gates_saturate_without_nan(cell: str, mode: str) -> None:
+    layer = random_layer(cell).to(torch.float32)
+    assert layer.inputs[0] is not None
+    with torch.no_grad():
+        layer.inputs[0].mul_(1e4 if cell != "rnn_relu" else 1e2)
+    for result in layer.run(mode):
+        assert result.isfinite().all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_memory_is_written_whole(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever `torch.empty` holds must not show: fill it with NaN."""
+    plain = {name: getattr(torch, name) for name in ("empty",)}
+
+    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
+        tensor = plain["empty"](*args, **kwargs)
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+    def poisoned_new(self: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        size = args[0] if len(args) == 1 and not isinstance(args[0], int) else args
+        return poisoned(size, dtype=kwargs.get("dtype", self.dtype), device=self.device)
+
+    cases = [("lstm", "padded"), ("gru_reset_before", "padded"), ("gru_reset_before", "packed")]
+    for cell, storage in cases:
+        layer = random_layer(cell, storage).to(torch.float32)
+        clean = layer.run(mode)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "empty", poisoned)
+            patch.setattr(torch.Tensor, "new_empty", poisoned_new)
+            dirty = layer.run(mode)
+        for a, b in zip(clean, dirty, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_past_a_length_are_zero_and_carry_no_gradient(mode: str) -> None:
+    layer = random_layer("lstm", "padded").to(torch.float32)
+    y, _, _, dx, *_ = layer.run(mode)
+    inside = torch.arange(3) < layer.rows.batch_sizes[:, None]  # type: ignore[index]
+    assert (y[~inside.flatten()] == 0).all()
+    assert (dx[~inside.flatten()] == 0).all()
+    assert (dx[inside.flatten()] != 0).any(-1).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_empty_sequence_keeps_its_state_and_hands_its_gradient_on(mode: str, reverse: bool) -> None:
+    layer: Layer = random_layer("lstm", "padded", reverse).to(torch.float32)
+    _, h_n, c_n, *gradients = layer.run(mode)
+    h0, c0 = layer.inputs[-2], layer.inputs[-1]
+    assert h0 is not None
+    assert c0 is not None
+    assert torch.equal(h_n[-1], h0[-1])
+    assert torch.equal(c_n[-1], c0[-1])
+    dh0, dc0 = gradients[-2:]
+    assert torch.equal(dh0[-1], layer.gradients[1][-1])
+    assert torch.equal(dc0[-1], layer.gradients[2][-1])
