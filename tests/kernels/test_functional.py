@@ -123,5 +123,5 @@ def test_backends_give_their_reasons() -> None:
     assert triton.plan is not None
     with pytest.raises(RuntimeError, match="no projection"):
         choose("lstm", x, weights, True, False, "triton")
-    with pytest.raises(RuntimeError, match="not torch.float64"):
+    with pytest.raises(RuntimeError, match="float16 and bfloat16, not"):
         choose("lstm", x.double(), [w.double() for w in weights], False, False, "triton")

@@ -7,18 +7,11 @@ from rnnkit_kernels import functional
 from rnnkit_kernels.cells import CELLS
 from tests.kernels.layers import Layer, assert_as_exact_as_a_plain_loop, random_layer
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or torch.cuda.get_device_capability() < (8, 0),
-        reason="needs an NVIDIA GPU of compute capability 8.0 or later",
-    ),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.fixture(autouse=True)
-def exact_products(interpreter: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+def exact_products(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
     monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
 

@@ -386,8 +386,8 @@ def forward(
         for cells without; saved (N, S, H) and states (N, C, H) float32, both empty unless `save`.
     """
     count, _, hidden = x_gates.shape
-    # Rows of no step exist only when the lengths are on the device; all other rows are written. Such
-    # rows enter the weight gradients' products with columns of zero, so they must be finite.
+    # Rows of no step exist only when the lengths are on the device; all others are written. They
+    # enter the weight gradients' products with columns of zero, so they must be finite.
     padded = rows.batch_sizes is not None and count == rows.steps * rows.batch
     fresh = torch.zeros if padded else torch.empty
     y = fresh(count, hidden, dtype=h0.dtype, device=h0.device)
