@@ -63,11 +63,9 @@ class Recurrent(nn.Module):
                 raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
             if size <= 0:
                 raise ValueError(f"{name} must be greater than zero, got {size}")
-        if (
-            not isinstance(dropout, numbers.Real)
-            or isinstance(dropout, bool)
-            or not 0 <= dropout <= 1
-        ):
+        if not isinstance(dropout, numbers.Real | str):  # torch refuses a string by its value
+            raise TypeError(f"dropout should be a number, got: {type(dropout).__name__}")
+        if isinstance(dropout, bool | str) or not 0 <= dropout <= 1:
             raise ValueError(
                 "dropout should be a number in range [0, 1] representing the probability of an "
                 f"element being zeroed, got {dropout!r}"
@@ -76,7 +74,7 @@ class Recurrent(nn.Module):
             warnings.warn(
                 "dropout acts between layers, so a non-zero dropout expects num_layers greater "
                 f"than 1, but got dropout={dropout} and num_layers={num_layers}",
-                stacklevel=3,
+                stacklevel=2 if type(self).__init__ is Recurrent.__init__ else 3,
             )
         if proj_size < 0:
             raise ValueError(
@@ -191,9 +189,21 @@ class Recurrent(nn.Module):
         name = type(self).__name__
         packed = input if isinstance(input, PackedSequence) else None
         data = packed.data if packed is not None else input
-        assert isinstance(data, Tensor)
+        if not isinstance(data, Tensor):
+            raise TypeError(
+                f"{name}: expected a tensor or a PackedSequence, got {type(data).__name__}"
+            )
+        if lengths is not None and not isinstance(lengths, Tensor):
+            raise TypeError(
+                f"{name}: expected lengths to be a tensor of integers, got {type(lengths).__name__}"
+            )
         self._check_dtype(data)
         batched = packed is not None or data.dim() == 3
+        if packed is not None and data.dim() != 2:
+            raise RuntimeError(
+                f"{name}: packed rows must have 2 dimensions, (rows, input_size), "
+                f"got {data.dim()}: pack a 3-D input"
+            )
         if packed is None and data.dim() not in (2, 3):
             raise ValueError(f"{name}: Expected input to be 2D or 3D, got {data.dim()}D instead")
         if data.shape[-1] != self.input_size:
@@ -238,7 +248,7 @@ class Recurrent(nn.Module):
 
     def _check_dtype(self, data: Tensor) -> None:
         weight = self._weights[0]
-        if data.dtype != weight.dtype and not torch.is_autocast_enabled(data.device.type):
+        if data.dtype != weight.dtype and not _autocasts(data.device):
             raise ValueError(
                 f"RNN input dtype ({data.dtype}) does not match weight dtype ({weight.dtype}). "
                 f"Convert input: input.to({weight.dtype}), or convert model: model.to({data.dtype})"
@@ -281,7 +291,7 @@ class Recurrent(nn.Module):
                     "(num_layers·directions, batch, hidden), also with batch_first=True"
                 )
             if value.device != data.device or value.dtype != data.dtype:
-                if torch.is_autocast_enabled(data.device.type) and value.device == data.device:
+                if _autocasts(data.device) and value.device == data.device:
                     continue
                 raise RuntimeError(
                     f"input is {data.dtype} on {data.device}, the initial state {value.dtype} on "
@@ -353,9 +363,15 @@ class LSTM(Recurrent):
             ValueError: a wrong dtype or number of dimensions, or lengths outside [0, T].
             RuntimeError: a wrong width, initial state or device.
         """
-        if hx is not None and (not isinstance(hx, tuple | list) or len(hx) != 2):
-            got = f"{len(hx)} of them" if isinstance(hx, tuple | list) else type(hx).__name__
-            raise RuntimeError(f"LSTM: expected hx to be a pair (h_0, c_0) of tensors, got {got}")
+        if hx is not None:
+            several = isinstance(hx, tuple | list)
+            kinds = [type(h).__name__ for h in hx] if several else [type(hx).__name__]
+            got = f"{', '.join(kinds)} ({len(kinds)} of 2)" if several else kinds[0]
+            message = f"LSTM: expected hx to be a pair (h_0, c_0) of tensors, got {got}"
+            if not (isinstance(hx, Tensor) or (several and all(isinstance(h, Tensor) for h in hx))):
+                raise TypeError(message)
+            if not several or len(hx) != 2:
+                raise RuntimeError(message)
         output, (h_n, c_n) = self._run(input, None if hx is None else tuple(hx), lengths)
         return output, (h_n, c_n)
 
@@ -410,7 +426,7 @@ class GRU(_OneState):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        proj_size: int = 0,
+        proj_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
@@ -466,7 +482,7 @@ class RNN(_OneState):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
-        proj_size: int = 0,
+        proj_size: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
@@ -495,10 +511,13 @@ class RNN(_OneState):
     def _cell(self) -> str:
         return f"rnn_{self.nonlinearity}"
 
-    def _extra_defaults(self) -> dict[str, Any]:
-        return {"nonlinearity": "tanh"}
+
+def _autocasts(device: torch.device) -> bool:
+    """Whether autocast is on; asking that of a device without it (meta) raises."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def _refuse_projection(proj_size: int) -> None:
-    if proj_size:
+def _refuse_projection(proj_size: int | None) -> None:
+    if proj_size is not None:
         raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
