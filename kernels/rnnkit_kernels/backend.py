@@ -19,6 +19,7 @@ from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Plan, plan
 
 Backend = Literal["auto", "triton", "torch"]
+_HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
 _IN_TORCH = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -90,7 +91,7 @@ def _hidden(cell: str, weights: Sequence[Tensor]) -> int:
 def _plan(cell: str, weights: Sequence[Tensor], has_projections: bool) -> Plan | Fallback:
     if has_projections:
         return Fallback("the kernels have no projection")
-    if importlib.util.find_spec("triton") is None:
+    if not _HAS_TRITON:
         return Fallback("triton is not installed")
     device, weight = weights[1].device, weights[1]
     return plan(CELLS[cell], _hidden(cell, weights), weight.dtype, Device.of(device))

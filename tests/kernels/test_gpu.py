@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import rnnkit
 from rnnkit_kernels import functional
 from rnnkit_kernels.cells import CELLS
 from tests.kernels.layers import Layer, assert_as_exact_as_a_plain_loop, random_layer
@@ -81,3 +82,17 @@ def test_lengths_on_the_gpu_are_never_read_by_the_host() -> None:
     )
     torch.testing.assert_close(y, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(h_n, expected_h_n, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_layer_trains_as_one_graph() -> None:
+    layer = rnnkit.LSTM(16, 32, 2, bidirectional=True, device="cuda")
+    x = torch.randn(7, 5, 16, device="cuda")
+    lengths = torch.tensor([3, 7, 0, 1, 7], device="cuda")
+    compiled = torch.compile(layer, fullgraph=True)
+    for options in ({}, {"lengths": lengths}):
+        y, y_compiled = layer(x, **options)[0], compiled(x, **options)[0]
+        torch.testing.assert_close(y_compiled, y, rtol=1e-4, atol=1e-5)
+        ours = torch.autograd.grad(y_compiled.square().sum(), layer.parameters())
+        eager = torch.autograd.grad(y.square().sum(), layer.parameters())
+        for a, b in zip(ours, eager, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
