@@ -66,7 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             error,
         )
     except _EXPECTED as error:
-        return _fail(command, str(error), error)
+        return _fail(command, _sentence(error), error)
+
+
+def _sentence(error: BaseException) -> str:
+    """What is wrong. jsonargparse wraps what a constructor raises in a list of all it tried."""
+    while isinstance(error.__cause__, _EXPECTED):
+        error = error.__cause__
+    return str(error)
 
 
 def _fail(command: str, sentence: str, error: Exception) -> int:

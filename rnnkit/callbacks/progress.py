@@ -174,8 +174,8 @@ class TrainingProgress(ProgressBar):
         names = [name for name in metrics if name.startswith(("train/", "val/"))]
         scores = [f"{name} {float(metrics[name]):.4g}" for name in names if name != "train/loss"]
         elapsed = _clock(time.perf_counter() - self._started)
-        epoch = f"epoch {trainer.current_epoch + 1:2d}"
-        return "   ".join([epoch, *scores, self._epoch_speed, elapsed])
+        place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step:,}"
+        return "   ".join([place, *scores, self._epoch_speed, elapsed])
 
     def _restart_clock(self) -> None:
         self._interval_started = time.perf_counter()
