@@ -1,0 +1,98 @@
+import pytest
+import torch
+
+from rnnkit.decoding import Sampler
+
+
+class Counter:
+    """Follows each token by the next one, or by any other with little probability."""
+
+    def start(self, source):
+        return len(source)
+
+    def step(self, tokens, state):
+        logits = torch.zeros(len(tokens), 10)
+        logits[torch.arange(len(tokens)), (tokens + 1) % 10] = 3.0
+        return logits.log_softmax(-1), state + 1
+
+
+def draw(sampler, probabilities, count=20_000):
+    generator = torch.Generator().manual_seed(1)
+    tokens = sampler.choose(torch.tensor(probabilities).log().expand(count, -1), generator)
+    return torch.bincount(tokens, minlength=len(probabilities)) / count
+
+
+def test_tokens_are_drawn_with_their_probabilities():
+    assert torch.allclose(
+        draw(Sampler(), [0.2, 0.5, 0.3]), torch.tensor([0.2, 0.5, 0.3]), atol=0.02
+    )
+
+
+def test_temperature_raises_probabilities_to_its_inverse():
+    expected = torch.tensor([0.2, 0.5, 0.3]) ** 2
+    drawn = draw(Sampler(temperature=0.5), [0.2, 0.5, 0.3])
+    assert torch.allclose(drawn, expected / expected.sum(), atol=0.02)
+
+
+def test_temperature_zero_takes_the_most_probable_token():
+    assert draw(Sampler(temperature=0.0), [0.2, 0.5, 0.3]).tolist() == [0, 1, 0]
+
+
+def test_top_k_draws_from_the_k_most_probable():
+    expected = torch.tensor([0.0, 0.5, 0.3]) / 0.8
+    assert torch.allclose(draw(Sampler(top_k=2), [0.2, 0.5, 0.3]), expected, atol=0.02)
+
+
+def test_top_k_beyond_the_vocabulary_keeps_all():
+    assert (draw(Sampler(top_k=99), [0.2, 0.5, 0.3]) > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("top_p", "kept"), [(0.4, [1]), (0.5, [1]), (0.51, [1, 2]), (0.81, [0, 1, 2]), (1.0, [0, 1, 2])]
+)
+def test_top_p_keeps_the_smallest_set_that_reaches_p(top_p, kept):
+    drawn = draw(Sampler(top_p=top_p), [0.2, 0.5, 0.3])
+    assert drawn.nonzero().flatten().tolist() == kept
+
+
+def test_top_p_sees_the_distribution_after_the_temperature():
+    # Squared and normalised: 0.105, 0.658, 0.237; the first two no longer reach 0.9.
+    assert (draw(Sampler(temperature=0.5, top_p=0.89), [0.2, 0.5, 0.3]) > 0).sum() == 2
+    assert (draw(Sampler(top_p=0.89), [0.2, 0.5, 0.3]) > 0).sum() == 3
+
+
+def generate(sampler, length=30):
+    source = torch.zeros(2, 4, dtype=torch.int64)
+    return sampler.generate(Counter(), source, torch.arange(4), length)
+
+
+def test_the_seed_decides_what_is_drawn():
+    first, again, other = (generate(Sampler(seed=seed)) for seed in (3, 3, 4))
+    assert first.shape == (30, 4)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_no_seed_draws_anew_every_time():
+    assert not torch.equal(generate(Sampler()), generate(Sampler()))
+
+
+def test_each_step_reads_the_token_drawn_before():
+    drawn = generate(Sampler(temperature=0.0), length=12)
+    assert torch.equal(drawn, (torch.arange(1, 13).unsqueeze(1) + torch.arange(4)) % 10)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"temperature": -1},
+        {"temperature": float("nan")},
+        {"top_k": 0},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+    ],
+)
+def test_settings_out_of_range_are_refused(arguments):
+    (name, value), *_ = arguments.items()
+    with pytest.raises(ValueError, match=f"{name}.*{value}"):
+        Sampler(**arguments)
