@@ -8,11 +8,16 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from rnnkit.nn.recurrent import check_pair
 from rnnkit_kernels import reference
 
 
 def _check_state(cell: nn.RNNCellBase, input: Tensor, hx: Tensor, which: str) -> None:
     """Refuse an initial state that torch would fail on from deep inside, or broadcast."""
+    if not isinstance(hx, Tensor):
+        raise TypeError(
+            f"{type(cell).__name__}: expected {which} to be a tensor, got {type(hx).__name__}"
+        )
     if hx.dim() not in (1, 2):
         raise ValueError(
             f"{type(cell).__name__}: Expected hidden to be 1D or 2D, got {hx.dim()}D instead"
@@ -26,6 +31,10 @@ def _check_state(cell: nn.RNNCellBase, input: Tensor, hx: Tensor, which: str) ->
 
 
 def _check_input(cell: nn.RNNCellBase, input: Tensor) -> None:
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"{type(cell).__name__}: expected a tensor as input, got {type(input).__name__}"
+        )
     if input.dim() not in (1, 2):
         raise ValueError(
             f"{type(cell).__name__}: Expected input to be 1D or 2D, got {input.dim()}D instead"
@@ -48,6 +57,7 @@ class LSTMCell(nn.LSTMCell):
         """One step; `hx` is (h, c), zeros if left out."""
         _check_input(self, input)
         if hx is not None:
+            check_pair("LSTMCell", hx)
             for which, value in zip(("h", "c"), hx, strict=True):
                 _check_state(self, input, value, which)
         return super().forward(input, hx)

@@ -1,5 +1,6 @@
 """torch.nn layers into rnnkit's and back, sharing the parameters."""
 
+import weakref
 from typing import Any
 
 from torch import nn
@@ -93,10 +94,19 @@ def _convert(layer: Any, target: type[nn.Module]) -> nn.Module:
     dropout = options.pop("dropout")
     new: Any = target(**options, device="meta")
     new.dropout = dropout  # set late: a one-layer model has warned of it already
+    for name in list(new._parameters):
+        if name not in layer._parameters:  # weight_norm and pruning compute it in a hook
+            del new._parameters[name]
+            setattr(new, name, getattr(layer, name))
     for name, parameter in layer.named_parameters(recurse=False):
         setattr(new, name, parameter)
-    for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-        getattr(new, hooks).update(getattr(layer, hooks))
+    new._buffers.update(layer._buffers)
+    for name, hooks in list(vars(layer).items()):
+        if "_hook" in name:
+            setattr(new, name, hooks)  # the very dictionary: handles remove hooks from it
+    for hook in new._load_state_dict_pre_hooks.values():
+        if getattr(hook, "with_module", False):
+            hook.module = weakref.ref(new)
     new.train(layer.training)
     new.flatten_parameters()
     return new  # type: ignore[no-any-return]

@@ -364,14 +364,7 @@ class LSTM(Recurrent):
             RuntimeError: a wrong width, initial state or device.
         """
         if hx is not None:
-            several = isinstance(hx, tuple | list)
-            kinds = [type(h).__name__ for h in hx] if several else [type(hx).__name__]
-            got = f"{', '.join(kinds)} ({len(kinds)} of 2)" if several else kinds[0]
-            message = f"LSTM: expected hx to be a pair (h_0, c_0) of tensors, got {got}"
-            if not (isinstance(hx, Tensor) or (several and all(isinstance(h, Tensor) for h in hx))):
-                raise TypeError(message)
-            if not several or len(hx) != 2:
-                raise RuntimeError(message)
+            check_pair("LSTM", hx)
         output, (h_n, c_n) = self._run(input, None if hx is None else tuple(hx), lengths)
         return output, (h_n, c_n)
 
@@ -510,6 +503,27 @@ class RNN(_OneState):
     @property
     def _cell(self) -> str:
         return f"rnn_{self.nonlinearity}"
+
+
+def check_pair(name: str, hx: Any) -> None:
+    """Refuse what is no pair of tensors, with torch's exception types.
+
+    Args:
+        name: of the layer or cell, for the message.
+        hx: what the caller gave for (h, c).
+
+    Raises:
+        TypeError: something in it is no tensor.
+        RuntimeError: it is one tensor, or not two.
+    """
+    several = isinstance(hx, tuple | list)
+    kinds = [type(h).__name__ for h in hx] if several else [type(hx).__name__]
+    got = f"{', '.join(kinds)} ({len(kinds)} of 2)" if several else kinds[0]
+    message = f"{name}: expected hx to be a pair (h, c) of tensors, got {got}"
+    if not isinstance(hx, Tensor) and not (several and all(isinstance(h, Tensor) for h in hx)):
+        raise TypeError(message)
+    if not several or len(hx) != 2:
+        raise RuntimeError(message)
 
 
 def _autocasts(device: torch.device) -> bool:
