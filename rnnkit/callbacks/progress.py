@@ -170,12 +170,11 @@ class TrainingProgress(ProgressBar):
         return "  ".join(parts)
 
     def _scores(self, trainer: Trainer) -> str:
-        metrics = trainer.callback_metrics
-        names = [name for name in metrics if name.startswith(("train/", "val/"))]
-        scores = [f"{name} {float(metrics[name]):.4g}" for name in names if name != "train/loss"]
+        place = f"epoch {trainer.current_epoch + 1:>2}  step {trainer.global_step:>6,}"
+        metrics = trainer.progress_bar_metrics  # those logged with prog_bar=True
+        scores = [f"{name} {metrics[name]:<5.4g}" for name in sorted(metrics)]
         elapsed = _clock(time.perf_counter() - self._started)
-        place = f"epoch {trainer.current_epoch + 1}, step {trainer.global_step:,}"
-        return "   ".join([place, *scores, self._epoch_speed, elapsed])
+        return "  ".join([place, *scores, self._epoch_speed, elapsed])
 
     def _restart_clock(self) -> None:
         self._interval_started = time.perf_counter()

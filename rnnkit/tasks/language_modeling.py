@@ -194,8 +194,9 @@ class LanguageModel(LightningModule):
             )
         if due:
             loss = summed.sum() / tokens.sum()
-            values = {"train/loss": loss.float(), "train/ppl": loss.exp().float()}
-            self.log_dict(values, batch_size=1, sync_dist=self.trainer.world_size > 1)
+            sync_dist = self.trainer.world_size > 1
+            self.log("train/loss", loss.float(), sync_dist=sync_dist)
+            self.log("train/ppl", loss.exp().float(), prog_bar=True, sync_dist=sync_dist)
             self._losses.clear()
 
     def on_train_start(self) -> None:
@@ -232,7 +233,7 @@ class LanguageModel(LightningModule):
     def _log_evaluation(self, stage: str, perplexity: Perplexity) -> None:
         value = perplexity.compute()  # sums over all processes
         perplexity.reset()
-        self.log(f"{stage}/ppl", value.float())
+        self.log(f"{stage}/ppl", value.float(), prog_bar=True)
         self.log(f"{stage}/bits_per_token", bits_per_token(value).float())
 
     def configure_optimizers(self) -> Any:
