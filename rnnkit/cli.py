@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _sentence(error: BaseException) -> str:
     """What is wrong. jsonargparse wraps what a constructor raises in a list of all it tried."""
-    while isinstance(error.__cause__, _EXPECTED):
+    while str(error).startswith("Does not validate") and error.__cause__ is not None:
         error = error.__cause__
     return str(error)
 

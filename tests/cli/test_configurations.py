@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnnkit.cli import main
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for name in ("train", "valid", "test"):
+        ids = torch.randint(10, (2000,), generator=generator).tolist()
+        (folder / f"{name}.txt").write_text(" ".join(f"w{i}" for i in ids))
+    return str(folder)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_begins_with_the_command_that_runs_it(path):
+    first = path.read_text().splitlines()[0]
+    assert first == f"# rnnkit fit -c {path.relative_to(ROOT).as_posix()}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_value_of_a_configuration_is_explained(path):
+    before = ""
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(":")
+        if value.strip() and not line.lstrip().startswith("#") and "class_path" not in key:
+            # A comment beside it, or on the line above.
+            assert "  # " in line or before.lstrip().startswith("#"), line
+        before = line
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "lm").iterdir()), ids=lambda p: p.stem)
+def test_a_language_model_trains_as_configured(path, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status = main(
+        [
+            *("fit", "-c", str(path), "--data.init_args.corpus", corpus),
+            *("--trainer.accelerator", "cpu", "--trainer.max_steps", "2"),
+            *("--trainer.val_check_interval", "2", "--trainer.check_val_every_n_epoch", "null"),
+        ]
+    )
+    assert status == 0
+    assert (tmp_path / "runs" / path.stem / "version_0" / "checkpoints" / "best.ckpt").is_file()
