@@ -52,12 +52,13 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what is trained where, and open the bar."""
         self._started, self._first_step = time.perf_counter(), trainer.global_step
-        self._open(trainer.estimated_stepping_batches)
+        steps, folder = trainer.estimated_stepping_batches, trainer.log_dir  # on every process
+        self._open(steps)
         if self._enabled:
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
             self.console.print(
                 f"{type(pl_module).__name__}: {parameters:,} parameters on {pl_module.device}, "
-                f"{trainer.estimated_stepping_batches:,} steps; run in {trainer.log_dir}",
+                f"{steps:,} steps{f'; run in {folder}' if folder else ''}",
                 soft_wrap=True,
                 highlight=False,
             )

@@ -184,19 +184,21 @@ class LanguageModel(LightningModule):
             return
         summed = torch.stack([loss for loss, _ in self._losses]).double()
         tokens = torch.stack([count for _, count in self._losses])
-        finite = summed.isfinite()
-        if not finite.all():
+        totals = torch.stack([summed.sum(), tokens.sum().double()])
+        if self.trainer.world_size > 1:
+            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
+        loss = totals[0] / totals[1]
+        if not loss.isfinite():
+            finite = summed.isfinite()  # all True where another process has the culprit
             step = self.global_step - len(finite) + 1 + int(finite.int().argmin())
             raise FloatingPointError(
-                f"the loss became {float(summed[~finite][0])} at step {step} of epoch "
-                f"{self.current_epoch}: lower the learning rate or trainer.gradient_clip_val, and "
-                "go on from an earlier checkpoint with --ckpt_path"
+                f"the loss became {float(loss)} at step {step} of epoch {self.current_epoch}: "
+                "lower the learning rate or trainer.gradient_clip_val, and go on from an earlier "
+                "checkpoint with --ckpt_path"
             )
         if due:
-            loss = summed.sum() / tokens.sum()
-            sync_dist = self.trainer.world_size > 1
-            self.log("train/loss", loss.float(), sync_dist=sync_dist)
-            self.log("train/ppl", loss.exp().float(), prog_bar=True, sync_dist=sync_dist)
+            self.log("train/loss", loss.float())
+            self.log("train/ppl", loss.exp().float(), prog_bar=True)
             self._losses.clear()
 
     def on_train_start(self) -> None:
@@ -233,8 +235,9 @@ class LanguageModel(LightningModule):
     def _log_evaluation(self, stage: str, perplexity: Perplexity) -> None:
         value = perplexity.compute()  # sums over all processes
         perplexity.reset()
-        self.log(f"{stage}/ppl", value.float(), prog_bar=True)
-        self.log(f"{stage}/bits_per_token", bits_per_token(value).float())
+        # It is the same on every process already; sync_dist says so to Lightning.
+        self.log(f"{stage}/ppl", value.float(), prog_bar=True, sync_dist=True)
+        self.log(f"{stage}/bits_per_token", bits_per_token(value).float(), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Optimizer and scheduler from their factories."""
@@ -251,8 +254,8 @@ class LanguageModel(LightningModule):
         """Add the carried state of all streams, so that training can go on within an epoch."""
         state = self._training_state
         if state is not None:
-            if self.trainer.world_size > 1:  # (W, L, B / W, H) -> (L, B, H)
-                state = _apply(state, lambda s: torch.cat(list(self.all_gather(s)), dim=1))
+            if self.trainer.world_size > 1:
+                state = _apply(state, _gather)
             checkpoint["carried_state"] = _apply(state, Tensor.cpu)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -279,6 +282,13 @@ def _apply(state: State, function: Any) -> State:
     if isinstance(state, Tensor):
         return function(state)  # type: ignore[no-any-return]
     return function(state[0]), function(state[1])
+
+
+def _gather(state: Tensor) -> Tensor:
+    """State of all streams (L, B, H) from that of each process's (L, B / W, H)."""
+    parts = [torch.empty_like(state) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, state.contiguous())
+    return torch.cat(parts, dim=1)
 
 
 def _detach(state: State) -> State:
