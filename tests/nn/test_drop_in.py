@@ -99,6 +99,22 @@ def test_every_call_gives_the_bits_of_torch(case: dict[str, Any]) -> None:
     assert output.stride() == expected.stride()  # what `view` accepts
 
 
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("lengths", [[6, 4, 2, 1], [2, 6, 1, 4], [1, 2, 4, 6]], ids=str)
+@pytest.mark.parametrize("kind", STANDARD)
+def test_packed_sequences_in_any_order_keep_their_states(
+    kind: str, lengths: list[int], both: bool, state: bool
+) -> None:
+    ours, theirs = twins(kind, 3, 5, num_layers=2, bidirectional=both)
+    packed = pack_padded_sequence(torch.randn(6, 4, 3), torch.tensor(lengths), enforce_sorted=False)
+    hx = random_state(ours, 4) if state else None
+    result, expected = ours(packed, hx), theirs(packed, hx)
+    assert_equal(result, expected)  # the sizes and both orders of the PackedSequence too
+    last = differentiable(expected[1])[0]
+    assert not torch.equal(last[:, 0], last[:, 1])
+
+
 @pytest.mark.parametrize("kind", STANDARD)
 def test_a_state_dict_goes_both_ways(kind: str) -> None:
     ours, theirs = twins(kind, 3, 5, num_layers=2, bidirectional=True)

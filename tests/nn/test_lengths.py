@@ -22,7 +22,8 @@ from tests.nn.layers import (
 )
 
 STEPS = 6
-POSITIVE, WITH_ZEROS, ALL_ZERO = [3, 6, 1, 4], [3, 0, 6, 0, 1], [0, 0, 0]
+# The longest of the positive ones is shorter than the input, that of the second is not.
+POSITIVE, WITH_ZEROS, ALL_ZERO = [3, 5, 1, 4], [3, 0, 6, 0, 1], [0, 0, 0]
 SHAPES = [(1, False), (1, True), (2, True)]  # layers, both directions
 
 
