@@ -57,8 +57,8 @@ class TrainingProgress(ProgressBar):
         if self._enabled:
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
             self.console.print(
-                f"{type(pl_module).__name__}: {parameters:,} parameters on {pl_module.device}, "
-                f"{steps:,} steps{f'; run in {folder}' if folder else ''}",
+                f"{parameters:,} parameters on {pl_module.device}, {steps:,} steps"
+                f"{f'; run in {folder}' if folder else ''}",
                 soft_wrap=True,
                 highlight=False,
             )

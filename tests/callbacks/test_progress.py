@@ -66,4 +66,4 @@ def test_without_a_terminal_no_bar_is_drawn(monkeypatch):
     text = fit(monkeypatch, terminal=False)
     assert "left" not in text
     assert "\x1b" not in text
-    assert text.splitlines()[0].startswith("Model: 1 parameters on cpu, 16 steps")
+    assert text.splitlines()[0].startswith("1 parameters on cpu, 16 steps")

@@ -1,67 +1,13 @@
 import math
-from pathlib import Path
 
 import plain_language_model as plain
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
+from small_runs import Losses, make_data, make_model, make_trainer, parameters
 from torch.nn import functional as F
 
-from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO
-from rnnkit.callbacks.generator_states import GeneratorStates
-from rnnkit.data.language_modeling import LanguageModelingData
 from rnnkit.tasks import LanguageModel
-
-WORDS = ["the", "a", "cat", "dog", "bird", "sees", "hears", "likes", "under", "mat", "tree"]
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """About 1,000 tokens of training text, 160 of validation, 160 of test."""
-    folder = tmp_path_factory.mktemp("corpus")
-    generator = torch.Generator().manual_seed(0)
-    for name, lines in (("train", 125), ("valid", 20), ("test", 20)):
-        ids = torch.randint(len(WORDS), (lines, 7), generator=generator).tolist()
-        text = "\n".join(" ".join(WORDS[i] for i in line) for line in ids)
-        (folder / f"{name}.txt").write_text(text + "\n")
-    return str(folder)
-
-
-def make_data(corpus, **changes):
-    return LanguageModelingData(corpus, **{"batch_size": 4, "window": 10, **changes})
-
-
-def make_model(data, **changes):
-    torch.manual_seed(0)
-    sizes = {"embedding_size": 12, "hidden_size": 12}
-    return LanguageModel(data.vocabulary_size, **{**sizes, **changes})
-
-
-def make_trainer(**changes):
-    defaults = {
-        "accelerator": "cpu",
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-        "max_epochs": 1,
-        "plugins": [AtomicCheckpointIO()],
-    }
-    return Trainer(**{**defaults, **changes})
-
-
-def parameters(model):
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-class Losses(Callback):
-    def __init__(self):
-        self.values = []
-
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.values.append(float(outputs["loss"]))
-
 
 # The model
 
@@ -304,71 +250,3 @@ def test_a_scheduler_may_count_steps(corpus):
     trainer = make_trainer(max_steps=3)
     trainer.fit(model, data)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.125
-
-
-# Checkpoints
-
-
-class SaveAt(Callback):
-    def __init__(self, step, path):
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
-
-
-@pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("step", [7, 25, 30])  # within an epoch of 25 steps, at its end, beyond
-def test_a_resumed_run_equals_the_unbroken_one(corpus, tmp_path, cell, step):
-    changes = {
-        "cell": cell,
-        "dropout": 0.3,
-        "optimizer": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
-    }
-    data = make_data(corpus)
-    path = tmp_path / "middle.ckpt"
-    unbroken = make_model(data, **changes)
-    callbacks = [GeneratorStates(), SaveAt(step, path)]
-    make_trainer(callbacks=callbacks, max_steps=40, max_epochs=-1).fit(unbroken, data)
-
-    resumed = make_model(make_data(corpus), **changes)
-    torch.manual_seed(1)
-    trainer = make_trainer(callbacks=[GeneratorStates()], max_steps=40, max_epochs=-1)
-    trainer.fit(resumed, make_data(corpus), ckpt_path=path)
-    assert trainer.global_step == 40
-    assert torch.equal(parameters(resumed), parameters(unbroken))
-
-
-def test_a_checkpoint_holds_the_carried_state_as_plain_tensors(corpus, tmp_path):
-    data = make_data(corpus)
-    save = SaveAt(7, tmp_path / "middle.ckpt")
-    make_trainer(callbacks=[save]).fit(make_model(data), data)
-    hidden, cell = torch.load(save.path, weights_only=True)["carried_state"]
-    assert hidden.shape == cell.shape == (2, 4, 12)
-    assert hidden.abs().max() > 0
-    assert not hidden.requires_grad
-
-
-def test_a_checkpoint_of_another_model_is_refused_with_every_difference(corpus, tmp_path):
-    data = make_data(corpus)
-    save = SaveAt(2, tmp_path / "small.ckpt")
-    make_trainer(callbacks=[save], max_steps=2).fit(make_model(data), data)
-    other = make_model(data, cell="gru", hidden_size=20)
-    with pytest.raises(ValueError, match=r"cell lstm .* gru here; hidden_size 12 .* 20 here"):
-        make_trainer().test(other, data, ckpt_path=save.path, verbose=False)
-
-
-def test_a_checkpoint_with_other_words_is_refused(corpus, tmp_path):
-    data = make_data(corpus)
-    save = SaveAt(2, tmp_path / "words.ckpt")
-    make_trainer(callbacks=[save], max_steps=2).fit(make_model(data), data)
-    for name in ("train", "valid", "test"):
-        text = Path(corpus, f"{name}.txt").read_text()
-        (tmp_path / f"{name}.txt").write_text(text.replace("cat", "fox"))
-    other = make_data(str(tmp_path))
-    for run in (make_trainer().validate, make_trainer().test):
-        with pytest.raises(ValueError, match="vocabulary"):
-            run(make_model(other), other, ckpt_path=save.path, verbose=False)
-    with pytest.raises(ValueError, match="vocabulary"):
-        make_trainer().fit(make_model(other), other, ckpt_path=save.path)
