@@ -43,7 +43,7 @@ def choose(
     input: Tensor,
     weights: Sequence[Tensor],
     has_projections: bool,
-    lengths_on_device: bool,
+    lengths: Tensor | None,
     backend: Backend,
 ) -> Decision:
     """Choose the engine for one call.
@@ -53,7 +53,7 @@ def choose(
         input: the layer's input; its device and the transforms around it matter.
         weights: flat; the dtype and the hidden size are read off the second.
         has_projections: whether h is projected.
-        lengths_on_device: whether lengths were given and lie on a GPU.
+        lengths: of a padded input, or None.
         backend: what the user asked for.
 
     Returns:
@@ -69,19 +69,26 @@ def choose(
         return _triton(cell, input, weights, has_projections)
     native = cell in _IN_TORCH
     traced = torch.compiler.is_compiling()
+    transformed = _transformed()
+    if lengths is not None and transformed is not None:
+        return transformed  # packing looks into tensors, which a transform forbids
     if native and backend == "torch" and not traced:
         return Decision("torch", 'backend="torch" was asked for')
-    if input.is_cuda and backend == "auto" and (not native or lengths_on_device or traced):
+    if input.is_cuda and backend == "auto" and (not native or _on_device(lengths) or traced):
         found = _plan(cell, weights, has_projections)
         if isinstance(found, Plan):
             why = "has no reset-before GRU" if not native else "reads lengths on the host"
             why = "unrolls when traced" if traced else why
-            return _transformed(input) or Decision(found.mode, f"torch {why}", found)
+            return transformed or Decision(found.mode, f"torch {why}", found)
     if native and not traced:
         where = "the CPU" if not input.is_cuda else "this GPU, where no kernel has been measured"
         return Decision("torch", f"torch's own implementation is the fastest known on {where}")
     why = f"torch has no {cell}" if not native else "traced: one opaque operator a layer"
-    return _transformed(input) or Decision("eager", why)
+    return transformed or Decision("eager", why)
+
+
+def _on_device(lengths: Tensor | None) -> bool:
+    return lengths is not None and lengths.device.type != "cpu"
 
 
 def _hidden(cell: str, weights: Sequence[Tensor]) -> int:
@@ -106,10 +113,10 @@ def _triton(cell: str, input: Tensor, weights: Sequence[Tensor], has_projections
     found = _plan(cell, weights, has_projections)
     if isinstance(found, Fallback):
         raise RuntimeError(f'backend="triton" can\'t run this layer: {found.reason}')
-    return _transformed(input) or Decision(found.mode, found.reason, found)
+    return _transformed() or Decision(found.mode, found.reason, found)
 
 
-def _transformed(input: Tensor) -> Decision | None:
+def _transformed() -> Decision | None:
     """Under functorch transforms and forward-mode AD operators would lose tangents silently."""
     if torch.compiler.is_compiling():
         return None

@@ -145,13 +145,12 @@ def recurrent(
     """`lstm`, `gru` and `rnn` by the cell's name, a key of `CELLS`."""
     if batch_sizes is None and input.shape[0] == 0:
         raise RuntimeError(
-            "expected at least one time step, got an input of shape "
-            f"{tuple(input.shape)}: (steps, batch, features)"
+            "Expected sequence length to be larger than 0 in RNN, got an input of 0 steps for "
+            f"a batch of {input.shape[1]}"
         )
     if lengths is not None:
-        _check_lengths(lengths, input)
-    on_device = lengths is not None and lengths.device.type != "cpu"
-    decision = choose(cell, input, weights, has_projections, on_device, backend)
+        lengths = _checked_lengths(lengths, input)
+    decision = choose(cell, input, weights, has_projections, lengths, backend)
     directions = 2 if bidirectional else 1
 
     def run(data: Tensor, state: States, rows: Rows) -> tuple[Tensor, States]:
@@ -185,10 +184,11 @@ def recurrent(
         return torch.cat(outputs, -1), finals
 
     if lengths is not None:
-        if decision.engine != "torch" and (on_device or torch.compiler.is_compiling()):
-            return _all_rows(run, input, hx, lengths)
         # torch's own layers take packed rows, for which the lengths must be on the host.
-        return _only_real_rows(run, input, hx, lengths.to("cpu", torch.int64), directions)
+        traced = torch.compiler.is_compiling() or decision.engine == "reference"
+        if decision.engine == "torch" or (lengths.device.type == "cpu" and not traced):
+            return _only_real_rows(run, input, hx, lengths.cpu(), directions)
+        return _all_rows(run, input, hx, lengths)
     if batch_sizes is None:
         return run(input, hx, Rows(input.shape[0], input.shape[1]))
     return run(input, hx, _packed_rows(batch_sizes))
@@ -237,7 +237,7 @@ def _autocast(
 ) -> tuple[Tensor, States, Sequence[Tensor]]:
     """Cast to autocast's dtype where it is on, as torch does for cuDNN's layers."""
     kind = data.device.type
-    if not torch.is_autocast_enabled(kind):
+    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
         return data, state, weights
     dtype = torch.get_autocast_dtype(kind)
     return data.to(dtype), tuple(v.to(dtype) for v in state), [w.to(dtype) for w in weights]
@@ -249,7 +249,7 @@ def _packed_rows(batch_sizes: Tensor) -> Rows:
     return Rows(batch_sizes.shape[0], int(batch_sizes[0]), batch_sizes, offsets)
 
 
-def _check_lengths(lengths: Tensor, input: Tensor) -> None:
+def _checked_lengths(lengths: Tensor, input: Tensor) -> Tensor:
     steps, batch = input.shape[:2]
     if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
@@ -257,6 +257,7 @@ def _check_lengths(lengths: Tensor, input: Tensor) -> None:
         raise ValueError(
             f"expected one length a sequence, shape ({batch},), got {tuple(lengths.shape)}"
         )
+    lengths = lengths.to(torch.int64)  # int8 could not be compared with 200 steps
     outside = (lengths < 0) | (lengths > steps)
     if lengths.device.type != "cpu" or torch.compiler.is_compiling():
         # Never read on the host: a failed assertion stops the device.
@@ -267,6 +268,7 @@ def _check_lengths(lengths: Tensor, input: Tensor) -> None:
             f"lengths must lie between 0 and the input's {steps} steps, "
             f"got {int(lengths[where])} for sequence {where}"
         )
+    return lengths
 
 
 def _only_real_rows(
@@ -301,7 +303,7 @@ def _only_real_rows(
 def _all_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tuple[Tensor, States]:
     """Lengths on the device, or traced: T·B rows, order and counts never read by the host."""
     steps, batch = input.shape[:2]
-    lengths = lengths.to(input.device, torch.int64)
+    lengths = lengths.to(input.device)
     ordered, order = lengths.sort(descending=True, stable=True)
     inverse = order.argsort()
     step = torch.arange(steps, device=input.device)

@@ -67,8 +67,7 @@ def explain(
             "rnnkit.replace_rnns(model) puts them into a model"
         )
     data = input.data if isinstance(input, PackedSequence) else input
-    on_device = lengths is not None and lengths.device.type != "cpu"
     decision = choose(
-        module._cell, data, module._weights, module.proj_size > 0, on_device, module.backend
+        module._cell, data, module._weights, module.proj_size > 0, lengths, module.backend
     )
     return Explanation(repr(module), decision)

@@ -61,7 +61,7 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(kind: str) -> No
     x.requires_grad_()
     expected, *states = run(layer, x, state, lengths=lengths)
     options = {"cell": "rnn_tanh" if kind == "rnn" else kind, "backend": "triton"}
-    decision = choose(options["cell"], x, layer._flat_weights, False, True, "triton")
+    decision = choose(options["cell"], x, layer._flat_weights, False, lengths, "triton")
     assert decision.engine == "resident"
 
     def stack(data: Tensor, start: tuple[Tensor, ...], rows: Any) -> Any:
@@ -115,13 +115,13 @@ def test_autocast_runs_the_kernels_in_its_dtype() -> None:
 def test_backends_give_their_reasons() -> None:
     layer, x, _ = setup("lstm")
     weights = layer._flat_weights
-    assert choose("lstm", x, weights, False, False, "auto").engine == "torch"
-    assert choose("lstm", x, weights, False, False, "torch").engine == "torch"
-    assert choose("gru_reset_before", x, weights, False, False, "auto").engine == "eager"
-    triton = choose("lstm", x, weights, False, False, "triton")
+    assert choose("lstm", x, weights, False, None, "auto").engine == "torch"
+    assert choose("lstm", x, weights, False, None, "torch").engine == "torch"
+    assert choose("gru_reset_before", x, weights, False, None, "auto").engine == "eager"
+    triton = choose("lstm", x, weights, False, None, "triton")
     assert triton.engine == "resident"
     assert triton.plan is not None
     with pytest.raises(RuntimeError, match="no projection"):
-        choose("lstm", x, weights, True, False, "triton")
+        choose("lstm", x, weights, True, None, "triton")
     with pytest.raises(RuntimeError, match="float16 and bfloat16, not"):
-        choose("lstm", x.double(), [w.double() for w in weights], False, False, "triton")
+        choose("lstm", x.double(), [w.double() for w in weights], False, None, "triton")

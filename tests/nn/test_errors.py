@@ -363,21 +363,7 @@ def test_the_reset_before_gru_refuses_what_the_gru_refuses(wrong: str) -> None:
     assert_refused_alike(lambda which: call(layers[which]), *mentioned)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(
-            kind,
-            marks=pytest.mark.xfail(
-                kind == "GRU reset before",
-                reason="functional._autocast asks a meta device whether it autocasts",
-                raises=RuntimeError,
-                strict=True,
-            ),
-        )
-        for kind in ALL
-    ],
-)
+@pytest.mark.parametrize("kind", ALL)
 def test_a_layer_on_meta_computes_shapes_and_refuses_other_dtypes(kind: str) -> None:
     layer = build(kind, 3, 4, num_layers=2, device="meta")
     output = layer(zeros(5, 2, 3, device="meta"))[0]

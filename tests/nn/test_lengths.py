@@ -152,9 +152,6 @@ def test_lengths_may_be_any_integers(dtype: torch.dtype) -> None:
     assert_equal(layer(input, lengths=torch.tensor(POSITIVE, dtype=dtype)), expected)
 
 
-@pytest.mark.xfail(
-    reason="functional._check_lengths compares in the lengths' dtype, where T wraps", strict=True
-)
 @pytest.mark.parametrize(("dtype", "steps"), [(torch.int8, 200), (torch.uint8, 300)])
 def test_small_integers_are_lengths_of_a_longer_input(dtype: torch.dtype, steps: int) -> None:
     layer, input = rnnkit.GRU(3, 5), torch.randn(steps, 2, 3)

@@ -189,14 +189,8 @@ def test_vmap_gives_the_values_of_a_loop_or_refuses_where_torch_does(kind: str) 
 
 
 LENGTHS = torch.tensor([2, 3])
-unpackable = pytest.mark.xfail(
-    raises=(RuntimeError, NotImplementedError),  # loud; a wrong value would be an AssertionError
-    reason="functional._only_real_rows packs, and torch packs neither under torch.func nor duals",
-    strict=True,
-)
 
 
-@unpackable
 @pytest.mark.parametrize("kind", ALL)
 def test_func_gradients_of_the_parameters_with_lengths(kind: str) -> None:
     layer, input, parameters = make(kind)
@@ -210,7 +204,6 @@ def test_func_gradients_of_the_parameters_with_lengths(kind: str) -> None:
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-10, atol=1e-12)
 
 
-@unpackable
 @pytest.mark.parametrize("transform", ["vjp", "jvp"])
 @pytest.mark.parametrize("kind", ALL)
 def test_func_derivatives_of_the_input_with_lengths(kind: str, transform: str) -> None:
