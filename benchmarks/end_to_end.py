@@ -2,10 +2,12 @@
 
 Both sides train configs/lm/ptb_zaremba_small.yaml from the same parameters on the same windows in
 the same order: the Lightning side as `rnnkit fit` runs it, with its callbacks, CSV and progress
-bar, the plain side as tests/tasks/plain_language_model.py writes it. After every step of the one
-comes the same step of the other, so that a machine that is busy for a while is so for both.
-Parity comes before speed: the losses of the two have to agree. Sharing a process, they also share its memory settings
-(`rnnkit fit` lets malloc keep freed blocks on a CPU), which speeds up the plain side as well.
+bar, the plain side as tests/tasks/plain_language_model.py writes it. They take turns, some steps
+each, so that a machine that is busy for a while is so for both. Parity comes before speed: the
+losses of the two have to agree.
+
+Sharing a process, they also share its memory settings: `rnnkit fit` lets malloc keep freed blocks
+on a CPU, which speeds up the plain side as well.
 """
 
 from __future__ import annotations
