@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.ops import recurrent_precision
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Plan, plan
 
 Backend = Literal["auto", "triton", "torch"]
@@ -91,8 +92,12 @@ def _on_device(lengths: Tensor | None) -> bool:
     return lengths is not None and lengths.device.type != "cpu"
 
 
-def _hidden(cell: str, weights: Sequence[Tensor]) -> int:
-    return int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that autocast, where it is on, or `tensor` asks for; autocast leaves float64."""
+    kind = tensor.device.type
+    if tensor.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+        return tensor.dtype
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
 def _plan(cell: str, weights: Sequence[Tensor], has_projections: bool) -> Plan | Fallback:
@@ -100,8 +105,9 @@ def _plan(cell: str, weights: Sequence[Tensor], has_projections: bool) -> Plan |
         return Fallback("the kernels have no projection")
     if not _HAS_TRITON:
         return Fallback("triton is not installed")
-    device, weight = weights[1].device, weights[1]
-    return plan(CELLS[cell], _hidden(cell, weights), weight.dtype, Device.of(device))
+    hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
+    device = Device.of(weights[1].device)
+    return plan(CELLS[cell], hidden, compute_dtype(weights[1]), device, recurrent_precision())
 
 
 def _triton(cell: str, input: Tensor, weights: Sequence[Tensor], has_projections: bool) -> Decision:
@@ -118,8 +124,6 @@ def _triton(cell: str, input: Tensor, weights: Sequence[Tensor], has_projections
 
 def _transformed() -> Decision | None:
     """Under functorch transforms and forward-mode AD operators would lose tangents silently."""
-    if torch.compiler.is_compiling():
-        return None
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return Decision("reference", "a torch.func transform is active")
     if torch.autograd.forward_ad._current_level >= 0:

@@ -7,22 +7,48 @@ Time comes first everywhere: (T, B, D).
 from __future__ import annotations  # Dynamo can't evaluate those of the inner function
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn.functional import dropout as _dropout
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
 from rnnkit_kernels import reference
-from rnnkit_kernels.backend import Backend, Decision, choose
+from rnnkit_kernels.backend import Backend, Decision, choose, compute_dtype
 from rnnkit_kernels.ops import recurrence
 from rnnkit_kernels.recurrence.rows import Rows
+from rnnkit_kernels.reference import gru_reset_before
+
+__all__ = [
+    "Backend",
+    "Decision",
+    "choose",
+    "gru",
+    "gru_reset_before",
+    "lstm",
+    "recurrent",
+    "rnn",
+]
 
 States = tuple[Tensor, ...]
 Run = Callable[[Tensor, States, Rows], tuple[Tensor, States]]
 _VF: Any = torch._VF
+
+
+class Options(TypedDict, total=False):
+    """What `gru` and `rnn` take as `lstm` does; the defaults are its own."""
+
+    has_biases: bool
+    num_layers: int
+    dropout: float
+    training: bool
+    bidirectional: bool
+    batch_sizes: Tensor | None
+    lengths: Tensor | None
+    backend: Backend
 
 
 def lstm(
@@ -54,7 +80,8 @@ def lstm(
         training: whether dropout acts.
         bidirectional: whether each layer also runs backwards in time.
         batch_sizes: int64 (T,) on the CPU, of a PackedSequence.
-        lengths: integers (B,), unsorted, in [0, T]; not together with `batch_sizes`.
+        lengths: integers (B,), unsorted, in [0, T]; not together with `batch_sizes`. On a GPU the
+            host never reads them, unless torch's own layers or float64 have to run.
         backend: "auto", "triton" or "torch".
 
     Returns:
@@ -94,7 +121,7 @@ def gru(
     weights: Sequence[Tensor],
     *,
     reset_after: bool = True,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> tuple[Tensor, Tensor]:
     """A stack of GRU layers.
 
@@ -119,9 +146,11 @@ def rnn(
     weights: Sequence[Tensor],
     *,
     nonlinearity: str = "tanh",
-    **options: Any,
+    **options: Unpack[Options],
 ) -> tuple[Tensor, Tensor]:
     """A stack of Elman layers; `nonlinearity` is "tanh" or "relu", the rest as for `gru`."""
+    if nonlinearity not in ("tanh", "relu"):
+        raise ValueError(f'nonlinearity must be "tanh" or "relu", got {nonlinearity!r}')
     output, (h_n,) = recurrent(f"rnn_{nonlinearity}", input, (hx,), weights, **options)
     return output, h_n
 
@@ -185,9 +214,8 @@ def recurrent(
 
     if lengths is not None:
         # torch's own layers take packed rows, for which the lengths must be on the host.
-        traced = torch.compiler.is_compiling() or decision.engine == "reference"
-        if decision.engine == "torch" or (lengths.device.type == "cpu" and not traced):
-            return _only_real_rows(run, input, hx, lengths.cpu(), directions)
+        if decision.engine == "torch" or _on_host(lengths, decision):
+            return _only_real_rows(run, input, hx, lengths.cpu())
         return _all_rows(run, input, hx, lengths)
     if batch_sizes is None:
         return run(input, hx, Rows(input.shape[0], input.shape[1]))
@@ -236,10 +264,9 @@ def _autocast(
     data: Tensor, state: States, weights: Sequence[Tensor]
 ) -> tuple[Tensor, States, Sequence[Tensor]]:
     """Cast to autocast's dtype where it is on, as torch does for cuDNN's layers."""
-    kind = data.device.type
-    if not torch.amp.is_autocast_available(kind) or not torch.is_autocast_enabled(kind):
+    dtype = compute_dtype(weights[1])
+    if dtype == weights[1].dtype and dtype == data.dtype:
         return data, state, weights
-    dtype = torch.get_autocast_dtype(kind)
     return data.to(dtype), tuple(v.to(dtype) for v in state), [w.to(dtype) for w in weights]
 
 
@@ -247,6 +274,12 @@ def _packed_rows(batch_sizes: Tensor) -> Rows:
     """The rows of a PackedSequence, on the CPU as torch keeps its batch sizes."""
     offsets = batch_sizes.cumsum(0) - batch_sizes
     return Rows(batch_sizes.shape[0], int(batch_sizes[0]), batch_sizes, offsets)
+
+
+def _on_host(lengths: Tensor, decision: Decision) -> bool:
+    """Whether lengths may be read: not on a device, in a trace or under a transform."""
+    traced = torch.compiler.is_compiling() or decision.engine == "reference"
+    return lengths.device.type == "cpu" and not traced
 
 
 def _checked_lengths(lengths: Tensor, input: Tensor) -> Tensor:
@@ -271,16 +304,20 @@ def _checked_lengths(lengths: Tensor, input: Tensor) -> Tensor:
     return lengths
 
 
-def _only_real_rows(
-    run: Run, input: Tensor, hx: States, lengths: Tensor, directions: int
-) -> tuple[Tensor, States]:
+def _only_real_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tuple[Tensor, States]:
     """Lengths on the host: pack, run Σ lengths rows, unpack; empty sequences keep their state."""
     steps, batch = input.shape[:2]
     ordered, order = lengths.sort(descending=True, stable=True)
     running = int((ordered > 0).sum())
+    if batch == 0:
+        return run(input, hx, Rows(steps, 0))
     if running == 0:
-        output = input.new_zeros(steps, batch, hx[0].shape[2] * directions)
-        return output, tuple(value.clone() for value in hx)
+        # One step over zeros sets dtype and width; sums over no element keep all on the graph.
+        one = tuple(value[:, :1].contiguous() for value in hx)
+        output, _ = run(torch.zeros_like(input[:1, :1]), one, Rows(1, 1))
+        nothing = output[..., :0].sum() + input[:0].sum().to(output.dtype)
+        zeros = output.new_zeros(steps, batch, output.shape[-1])
+        return zeros + nothing, tuple(value.to(output.dtype) + nothing for value in hx)
     inverse = order.argsort().to(input.device)
     order = order.to(input.device)
     start = tuple(value.index_select(1, order) for value in hx)

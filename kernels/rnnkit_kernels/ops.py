@@ -40,8 +40,12 @@ def _gemm_precision(example: Tensor) -> Iterator[None]:
         yield
         return
     matmul = torch.backends.cuda.matmul
-    before = matmul.fp32_precision
-    matmul.fp32_precision = recurrent_precision()
+    before, wanted = matmul.fp32_precision, recurrent_precision()
+    if before == wanted:
+        # Writing even the same value would pin a setting that is inherited.
+        yield
+        return
+    matmul.fp32_precision = wanted
     try:
         yield
     finally:
@@ -134,8 +138,8 @@ def recurrence(
                 _plan(kind, weight_hh, mode),
                 x_gates,
                 weight_hh,
-                bias.contiguous(),
-                h0.contiguous(),
+                bias,
+                h0,
                 c_start,
                 rows,
                 reverse,
@@ -168,13 +172,14 @@ def _(
     count = math.prod(x.shape[:-1])  # torch.Size.numel() would fix dynamic sizes
     extra = int(kind.has_cell_state) + int(weight_hr is not None)
     y = x.new_empty(*x.shape[:-1], h0.shape[1])
-    c_n = x.new_empty(0) if c0 is None else torch.empty_like(c0)
+    h_n = h0.new_empty(h0.shape)  # contiguous, however h0 lies
+    c_n = x.new_empty(0) if c0 is None else c0.new_empty(c0.shape)
     exact = state_dtype(x.dtype)
     if not save:
-        return y, torch.empty_like(h0), c_n, x.new_empty(0), x.new_empty(0, dtype=exact)
+        return y, h_n, c_n, x.new_empty(0), x.new_empty(0, dtype=exact)
     saved = x.new_empty(count, kind.saved_at[-1], hidden)
     states = x.new_empty(count, extra, hidden, dtype=exact)
-    return y, torch.empty_like(h0), c_n, saved, states
+    return y, h_n, c_n, saved, states
 
 
 @torch.library.custom_op("rnnkit::recurrence_backward", mutates_args=())
@@ -211,8 +216,8 @@ def recurrence_backward(
     hidden = weight_hh.shape[0] // kind.gates_at[-1]
     exact = state_dtype(x.dtype)
     shape, x, y = x.shape, x.flatten(0, -2), y.flatten(0, -2)
-    dy = torch.zeros_like(y) if dy is None else dy.flatten(0, -2).contiguous()
-    dh_n = torch.zeros_like(h0) if dh_n is None else dh_n.contiguous()
+    dy = torch.zeros_like(y) if dy is None else dy.flatten(0, -2)
+    dh_n = torch.zeros_like(h0) if dh_n is None else dh_n
     c_start = None if c0 is None else c0.to(exact)
     dc: Tensor | None = None
     if c_start is not None:
@@ -233,7 +238,7 @@ def recurrence_backward(
                 dh_n,
                 dc,
                 weight_hh,
-                h0.contiguous(),
+                h0,
                 c_start,
                 rows,
                 reverse,
@@ -244,7 +249,8 @@ def recurrence_backward(
     with _gemm_precision(x):
         ordered = columns
         if kind.input_columns != tuple(range(columns.shape[1])):
-            ordered = columns[:, list(kind.input_columns)]
+            # Slices, for an index list would be copied from the host.
+            ordered = torch.cat([columns[:, i : i + 1] for i in kind.input_columns], 1)
         d_input = ordered.flatten(1)
         d_hidden = columns[:, kind.hidden_columns :].flatten(1)
         h_before = rows.before(y, h0, reverse)
@@ -263,20 +269,22 @@ def recurrence_backward(
             dh0 = torch.where((lengths > 0)[:, None], dh0, dh_n.to(exact))
         if "hidden" in kind.carry:
             dh0 = dh0 + carry[kind.carry.index("hidden")]
-        none = x.new_empty(0)
-        d_weight_hr = none
-        if weight_hr is not None and projected is not None:
+        d_weight_hr = d_c0 = None
+        if projected is not None:
             d_weight_hr = projected.t() @ states[:, -1].to(x.dtype)
-        return [
-            (d_input @ weight_ih).view(shape) if needs_dx else none,
+        if c0 is not None:
+            d_c0 = carry[kind.carry.index("cell")].to(c0.dtype, copy=True)
+        found = (
+            (d_input @ weight_ih).view(shape) if needs_dx else None,
             d_input.t() @ x,
             d_weight_hh,
-            none.clone() if bias_ih is None else d_input.sum(0, dtype=exact).to(x.dtype),
-            none.clone() if bias_hh is None else d_hidden.sum(0, dtype=exact).to(x.dtype),
-            d_weight_hr.clone(),
+            None if bias_ih is None else d_input.sum(0, dtype=exact).to(x.dtype),
+            None if bias_hh is None else d_hidden.sum(0, dtype=exact).to(x.dtype),
+            d_weight_hr,
             dh0.to(h0.dtype, copy=True),
-            none.clone() if c0 is None else carry[kind.carry.index("cell")].to(c0.dtype, copy=True),
-        ]
+            d_c0,
+        )
+        return [x.new_empty(0) if gradient is None else gradient for gradient in found]
 
 
 @recurrence_backward.register_fake
@@ -304,19 +312,18 @@ def _(
 ) -> list[Tensor]:
     wanted = (x if needs_dx else None, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h0, c0)
     return [
-        x.new_empty(0) if tensor is None else torch.empty_like(tensor).contiguous()
-        for tensor in wanted
+        x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in wanted
     ]
 
 
-# The tensors among the operators' inputs: ten that `recurrence` takes, thirteen and more backward.
+# The first inputs of `recurrence` are tensors; of its backward, their gradients come before them.
 _LAYER_INPUTS = 10
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     y, _, _, saved, states = output
     ctx.save_for_backward(*inputs[:_LAYER_INPUTS], y, saved, states)
-    ctx.cell, ctx.reverse, ctx.mode, _ = inputs[_LAYER_INPUTS:]
+    ctx.cell, ctx.reverse, ctx.mode, ctx.save = inputs[_LAYER_INPUTS:]
     ctx.set_materialize_grads(False)
 
 
@@ -328,6 +335,11 @@ def _backward(
     d_saved: Tensor | None,
     d_states: Tensor | None,
 ) -> tuple[Tensor | None, ...]:
+    if not ctx.save:
+        raise RuntimeError(
+            "this recurrence ran without keeping what a backward pass needs: it was traced or "
+            "called with gradients off; trace it with gradients on to differentiate it"
+        )
     tensors = ctx.saved_tensors
     has_cell_state = tensors[7] is not None
     gradients = recurrence_backward(

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rnnkit.nn.recurrent import check_pair
-from rnnkit_kernels import reference
+from rnnkit_kernels.functional import gru_reset_before
 
 
 def _check_state(cell: nn.RNNCellBase, input: Tensor, hx: Tensor, which: str) -> None:
@@ -82,7 +82,7 @@ class GRUCell(nn.GRUCell):
             return super().forward(input, hx)
         h = input.new_zeros(*input.shape[:-1], self.hidden_size) if hx is None else hx
         x_gates = nn.functional.linear(input, self.weight_ih, self.bias_ih)
-        return reference.gru_reset_before(x_gates, (h,), self.weight_hh, self.bias_hh)[0]
+        return gru_reset_before(x_gates, (h,), self.weight_hh, self.bias_hh)[0]
 
     def extra_repr(self) -> str:
         """torch's, plus the place of the reset gate."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnkit.nn.recurrent import Recurrent
-from rnnkit_kernels.backend import Decision, choose
+from rnnkit_kernels.functional import Decision, choose
 
 
 @dataclass(frozen=True)

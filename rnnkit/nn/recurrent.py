@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnkit_kernels.backend import Backend
-from rnnkit_kernels.functional import recurrent
+from rnnkit_kernels.functional import Backend, recurrent
 
 States = tuple[Tensor, ...]
 

@@ -18,21 +18,35 @@ from rnnkit_kernels.recurrence import backward, forward
 from rnnkit_kernels.recurrence.audit import compile_plan
 from rnnkit_kernels.recurrence.plan import Device, plan
 
-SIZES = {"resident": {80: 128, 90: 128, 100: 48}, "launch": {80: 650, 90: 1024, 100: 200}}
 SHARED = %s
+SIZES = {"resident": {80: 128, 90: 128, 100: 48}, "launch": {80: 650, 90: 1024, 100: 200}}
+CASES = [
+    (cell, mode, capability, SIZES[mode][capability], "bfloat16", "ieee", True)
+    for cell, mode, capability in itertools.product(CELLS, SIZES, SHARED)
+] + [  # the limits of the rule, the other dtypes and precisions, dense rows
+    ("lstm", "resident", 90, 144, "bfloat16", "ieee", False),
+    ("lstm", "resident", 90, 128, "float16", "ieee", False),
+    ("gru", "resident", 80, 64, "float32", "tf32", False),
+    ("lstm", "resident", 90, 64, "float32", "tf32", True),
+    ("gru_reset_before", "resident", 100, 32, "float32", "ieee", True),
+    ("lstm", "resident", 90, 32, "float32", "ieee", False),
+    ("gru", "launch", 90, 650, "float32", "tf32", False),
+    ("lstm", "launch", 80, 1500, "float16", "ieee", False),
+    ("lstm", "launch", 90, 200, "float32", "ieee", True),
+]
 
 def compiled(case):
-    cell, mode, capability = case
-    hidden = SIZES[mode][capability]
-    found = plan(CELLS[cell], hidden, torch.bfloat16, Device("", capability, SHARED[capability]),
-                 mode=mode)
-    resources = compile_plan(CELLS[cell], found, hidden, torch.bfloat16, capability)
-    return [[cell, hidden, capability, *vars(r).values()] for r in resources]
+    cell, mode, capability, hidden, dtype, precision, ragged = case
+    dtype = getattr(torch, dtype)
+    device = Device("", capability, SHARED[capability])
+    found = plan(CELLS[cell], hidden, dtype, device, precision, mode)
+    resources = compile_plan(CELLS[cell], found, hidden, dtype, capability, ragged)
+    cores = precision == "tf32" or dtype != torch.float32
+    return [[*case, cores, vars(r)] for r in resources]
 
 if __name__ == "__main__":
-    cases = list(itertools.product(CELLS, SIZES, SHARED))
     with ProcessPoolExecutor(2) as pool:
-        rows = [row for rows in pool.map(compiled, cases) for row in rows]
+        rows = [row for rows in pool.map(compiled, CASES) for row in rows]
     kernels = [getattr(module, f"{mode}_{name}") for name, module in
                (("forward", forward), ("backward", backward)) for mode in SIZES]
     integers = {"t", "steps", "batch"}
@@ -57,21 +71,22 @@ def compiled() -> dict[str, Any]:
     return found
 
 
-def test_no_bfloat16_kernel_spills(compiled: dict[str, Any]) -> None:
-    # 5 cells; two modes, a stage a launch (reset before has two); two directions; three GPUs.
-    assert len(compiled["rows"]) == (5 * 2 + (4 + 2) * 2) * 3
-    spilled = [row for row in compiled["rows"] if row[5] != 0]
-    assert not spilled
+def test_no_kernel_spills(compiled: dict[str, Any]) -> None:
+    # 5 cells; two modes, a stage a launch (reset before has two); two directions; three GPUs;
+    # then nine plans of two kernels.
+    assert len(compiled["rows"]) == (5 * 2 + (4 + 2) * 2) * 3 + 9 * 2
+    assert [row for row in compiled["rows"] if row[-1]["stack"] != 0] == []
 
 
 def test_every_kernel_fits_its_gpu(compiled: dict[str, Any]) -> None:
-    for _, _, capability, name, registers, _, shared, _ in compiled["rows"]:
-        assert shared <= SHARED_MEMORY[capability], name
-        assert registers <= 255
+    for row in compiled["rows"]:
+        assert row[-1]["shared_memory"] <= SHARED_MEMORY[row[2]], row
+        assert row[-1]["registers"] <= 255, row
 
 
-def test_every_product_runs_on_tensor_cores(compiled: dict[str, Any]) -> None:
-    assert all(row[7] > 0 for row in compiled["rows"])
+def test_products_run_on_tensor_cores_where_the_dtype_has_them(compiled: dict[str, Any]) -> None:
+    for *case, cores, resources in compiled["rows"]:
+        assert (resources["tensor_core_instructions"] > 0) == cores, case
 
 
 def test_no_step_count_or_batch_size_compiles_anew(compiled: dict[str, Any]) -> None:

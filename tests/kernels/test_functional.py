@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnkit_kernels import functional
+from rnnkit_kernels import functional, ops
 from rnnkit_kernels.backend import choose
+from rnnkit_kernels.recurrence import backward, forward, plan
+from tests.kernels.layers import random_layer
 
 LAYERS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
@@ -51,34 +53,21 @@ def test_triton_stack_matches_torch(kind: str, bidirectional: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("kind", LAYERS)
-def test_lengths_on_a_device_give_what_lengths_on_the_host_give(kind: str) -> None:
+def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
+    kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The T·B layout that a GPU uses, here on the CPU, padding filled with NaN."""
     layer, x, state = setup(kind, num_layers=2, bidirectional=True)
     lengths = torch.tensor([2, 6, 0, 3])
     past = torch.arange(6)[:, None] >= lengths
     x[past] = float("nan")
     x.requires_grad_()
-    expected, *states = run(layer, x, state, lengths=lengths)
-    options = {"cell": "rnn_tanh" if kind == "rnn" else kind, "backend": "triton"}
-    decision = choose(options["cell"], x, layer._flat_weights, False, lengths, "triton")
-    assert decision.engine == "resident"
-
-    def stack(data: Tensor, start: tuple[Tensor, ...], rows: Any) -> Any:
-        outputs, last = data, []
-        for i in range(4):
-            if i % 2 == 0:
-                inputs, outputs = outputs, torch.empty(0)
-            weights = layer._flat_weights[4 * i : 4 * i + 4]
-            own = tuple(value[i] for value in start)
-            y, final = functional._layer(
-                options["cell"], decision, inputs, (*weights, None), own, rows, i % 2 == 1
-            )
-            outputs = y if i % 2 == 0 else torch.cat([outputs, y], -1)
-            last.append(final)
-        return outputs, tuple(torch.stack(values) for values in zip(*last, strict=True))
-
-    y, last = functional._all_rows(stack, x, state, lengths)
+    expected, *states = run(layer, x, state, lengths=lengths, backend=backend)
+    with monkeypatch.context() as patch:
+        patch.setattr(functional, "_on_host", lambda lengths, decision: False)
+        y, *last = run(layer, x, state, lengths=lengths, backend="triton")
     torch.testing.assert_close(y, expected)
     for a, b in zip(last, states, strict=True):
         torch.testing.assert_close(a, b)
@@ -90,18 +79,148 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(kind: str) -> No
     assert (ours[0][past] == 0).all()
 
 
-def test_dropout_acts_between_layers_and_only_in_training() -> None:
-    layer, x, state = setup("gru", num_layers=2)
+@pytest.mark.parametrize("layout", ["transposed", "batch first", "expanded", "odd offset"])
+@pytest.mark.parametrize("mode", ["resident", "launch"])
+def test_states_and_gradients_may_lie_anyhow(
+    layout: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if mode == "launch":
+        monkeypatch.setattr(plan, "unit_chunks", lambda hidden, device: [((0, 4096),)])
+    layer, x, _ = setup("lstm", num_layers=2)
+    makers = {
+        "transposed": lambda: torch.randn(2, 5, 4).transpose(1, 2),
+        "batch first": lambda: torch.randn(4, 2, 5).transpose(0, 1),
+        "expanded": lambda: torch.randn(2, 1, 5).expand(2, 4, 5),
+        "odd offset": lambda: torch.randn(41)[1:].view(2, 4, 5),
+    }
+    state = (makers[layout](), makers[layout]())
+    results = []
+    for backend in ("triton", "torch"):
+        leaves = [value.detach().requires_grad_() for value in state]
+        y, h_n, c_n = run(layer, x, tuple(leaves), backend=backend)
+        torch.manual_seed(1)
+        gradients = [torch.randn(4, 6, 5).transpose(0, 1), torch.randn(5).expand(2, 4, 5)]
+        inputs = [*leaves, *layer.parameters()]
+        found = torch.autograd.grad([y, h_n], inputs, gradients)
+        results.append([y, h_n, c_n, *found])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_every_pointer_lies_on_sixteen_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or Triton would compile anew for a batch whose states start elsewhere."""
+    seen = []
+    for module in (forward, backward):
+        for name in ("resident_forward", "resident_backward"):
+            kernel = getattr(module, name, None)
+            if kernel is None:
+                continue
+
+            class Spy:
+                def __getitem__(self, grid: Any, kernel: Any = kernel) -> Any:
+                    def launch(*inputs: Any, **constants: Any) -> None:
+                        seen.extend(t for t in inputs if isinstance(t, Tensor) and t.numel())
+                        kernel[grid](*inputs, **constants)
+
+                    return launch
+
+            monkeypatch.setattr(module, name, Spy())
+    layer = torch.nn.LSTM(3, 5, 2)
+    x = torch.randn(6 * 3 * 3 + 1)[1:].view(6, 3, 3)
+    state = (torch.randn(2, 3, 5), torch.randn(2, 3, 5))
+    y, h_n, _ = run(layer, x, state, backend="triton")
+    torch.autograd.grad([y, h_n], layer.parameters(), [torch.randn(y.shape), torch.randn(2, 3, 5)])
+    assert len(seen) >= 2 * (8 + 10)
+    assert all(tensor.data_ptr() % 16 == 0 for tensor in seen)
+    assert all(tensor.is_contiguous() for tensor in seen)
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("tf32", "tf32"), ("ieee", "ieee")])
+def test_precision_follows_torch(
+    setting: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", setting)
+    layer, x, _ = setup("gru")
+    decision = choose("gru", x, layer._flat_weights, False, None, "triton")
+    assert decision.plan is not None
+    assert decision.plan.precision == expected
+
+
+def test_plans_are_made_for_the_dtype_of_autocast() -> None:
+    layer = torch.nn.LSTM(3, 128)
+    x = torch.randn(2, 1, 3)
+    assert choose("lstm", x, layer._flat_weights, False, None, "triton").engine == "launch"
+    with torch.autocast("cpu", torch.float16):
+        assert choose("lstm", x, layer._flat_weights, False, None, "triton").engine == "resident"
+
+
+def test_only_a_pass_that_wants_gradients_saves(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x, state = setup("lstm")
+    saves = []
+
+    def spy(*inputs: Any) -> Any:
+        saves.append(inputs[-1])
+        return ops.recurrence(*inputs)
+
+    monkeypatch.setattr(functional, "recurrence", spy)
+    y = run(layer, x, state, backend="triton")[0]
+    with torch.no_grad():
+        quiet = run(layer, x, state, backend="triton")[0]
+    layer.requires_grad_(False)
+    run(layer, x, state, backend="triton")
+    assert saves == [True, False, False]
+    assert torch.equal(y, quiet)
+
+
+def test_backward_without_what_it_needs_says_so() -> None:
+    layer = random_layer("lstm").to(torch.float32)
+    rows = layer.rows
+    y = ops.recurrence(
+        *layer.inputs, rows.batch_sizes, rows.offsets, "lstm", False, "resident", False
+    )[0]
+    with pytest.raises(RuntimeError, match="with gradients off"):
+        y.sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("batch", [0, 3])
+def test_empty_sequences_alone_keep_the_graph(batch: int, backend: str) -> None:
+    layer, _, _ = setup("lstm", bidirectional=True)
+    x = torch.randn(6, batch, 3, requires_grad=True)
+    state = (torch.randn(2, batch, 5), torch.randn(2, batch, 5))
+    lengths = torch.zeros(batch, dtype=torch.int64)
+    y, h_n, c_n = run(layer, x, state, lengths=lengths, backend=backend)
+    assert y.shape == (6, batch, 10)
+    assert (y == 0).all()
+    assert torch.equal(h_n, state[0])
+    assert torch.equal(c_n, state[1])
+    (y.sum() + h_n.sum()).backward()
+    for leaf in (x, *layer.parameters()):
+        assert leaf.grad is not None
+        assert (leaf.grad == 0).all()
+
+
+def test_unknown_nonlinearity_is_named() -> None:
+    layer, x, state = setup("rnn")
+    with pytest.raises(ValueError, match='"tanh" or "relu", got \'sine\''):
+        functional.rnn(x, state[0], layer._flat_weights, nonlinearity="sine")
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_dropout_acts_between_layers_and_only_in_training(bidirectional: bool) -> None:
+    layer, x, state = setup("gru", num_layers=2, bidirectional=bidirectional)
     options = {"backend": "triton", "dropout": 1.0}
     quiet = run(layer, x, state, **options)
     torch.testing.assert_close(quiet[0], layer(x, state[0])[0])
     y, h_n = run(layer, x, state, training=True, **options)
-    torch.testing.assert_close(h_n[0], quiet[1][0])
-    silent, _ = torch.nn.GRU(5, 5), None
+    directions = 1 + bidirectional
+    torch.testing.assert_close(h_n[:directions], quiet[1][:directions])
+    silent = torch.nn.GRU(5 * directions, 5, bidirectional=bidirectional)
     silent.load_state_dict(
         {k.replace("l1", "l0"): v for k, v in layer.state_dict().items() if "l1" in k}
     )
-    torch.testing.assert_close(y, silent(torch.zeros(6, 4, 5), state[0][1:])[0])
+    nothing = torch.zeros(6, 4, 5 * directions)
+    torch.testing.assert_close(y, silent(nothing, state[0][directions:])[0])
 
 
 def test_autocast_runs_the_kernels_in_its_dtype() -> None:

@@ -42,26 +42,40 @@ def test_large_layers_in_launch_mode(cell: str, hidden: int) -> None:
     assert_as_exact_as_a_plain_loop(on_gpu(layer), "launch", torch.bfloat16)
 
 
-def test_a_captured_graph_sees_new_weights() -> None:
-    """Nothing about the weights is cached, and nothing waits for the host."""
-    layer = torch.nn.LSTM(32, 64, device="cuda")
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_captured_graph_sees_new_weights(kind: str) -> None:
+    """Nothing about the weights is cached, and nothing waits for the host, backward included."""
+    layer = (torch.nn.LSTM if kind == "lstm" else torch.nn.GRU)(32, 64, device="cuda")
     x = torch.randn(9, 8, 32, device="cuda")
-    state = (torch.zeros(1, 8, 64, device="cuda"), torch.zeros(1, 8, 64, device="cuda"))
+    h0, c0 = torch.zeros(2, 1, 8, 64, device="cuda")
+    start = ((h0, c0),) if kind == "lstm" else (h0,)
 
     def run() -> torch.Tensor:
         weights = list(layer.parameters())
-        return functional.lstm(x, state, weights, backend="triton")[0]
+        output: torch.Tensor = getattr(functional, kind)(x, *start, weights, backend="triton")[0]
+        return output
 
-    with torch.no_grad():
-        run()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            y = run()
-        for _ in range(2):
+    def step() -> tuple[torch.Tensor, ...]:
+        y = run()
+        return y, *torch.autograd.grad(y.square().sum(), layer.parameters())
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step()
+    for _ in range(2):
+        with torch.no_grad():
             for weight in layer.parameters():
                 weight.mul_(0.5)
-            graph.replay()
-            torch.testing.assert_close(y, layer(x, state)[0], rtol=1e-3, atol=1e-3)
+        graph.replay()
+        y = layer(x, *start)[0]
+        expected = (y, *torch.autograd.grad(y.square().sum(), layer.parameters()))
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_lengths_on_the_gpu_are_never_read_by_the_host() -> None:
@@ -71,10 +85,11 @@ def test_lengths_on_the_gpu_are_never_read_by_the_host() -> None:
     h0 = torch.randn(2, 5, 32, device="cuda")
     weights = list(layer.parameters())
     options = {"bidirectional": True, "lengths": lengths}
-    functional.gru(x, h0, weights, **options)
+    torch.autograd.grad(functional.gru(x, h0, weights, **options)[0].sum(), weights)
     torch.cuda.set_sync_debug_mode("error")
     try:
         y, h_n = functional.gru(x, h0, weights, **options)
+        torch.autograd.grad(y.sum(), weights)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     expected, expected_h_n = functional.gru(

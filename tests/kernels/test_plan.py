@@ -41,7 +41,7 @@ def test_chunks_cover_every_unit_once_with_powers_of_two(hidden: int, device: De
 def test_every_layer_has_a_plan_that_fits(
     cell: str, hidden: int, dtype: torch.dtype, device: Device
 ) -> None:
-    found = plan(CELLS[cell], hidden, dtype, device)
+    found = plan(CELLS[cell], hidden, dtype, device, "tf32")
     assert isinstance(found, Plan)
     assert found.reason
     if found.mode == "resident":
@@ -66,9 +66,16 @@ def test_every_layer_has_a_plan_that_fits(
 def test_weights_that_fit_on_chip_stay_there(
     cell: object, hidden: int, dtype: torch.dtype, device: Device, mode: str
 ) -> None:
-    found = plan(cell, hidden, dtype, device)  # type: ignore[arg-type]
+    found = plan(cell, hidden, dtype, device, "tf32")  # type: ignore[arg-type]
     assert isinstance(found, Plan)
     assert found.mode == mode
+
+
+def test_ieee_products_stay_on_chip_only_while_registers_hold_them() -> None:
+    for hidden, mode in ((32, "resident"), (33, "launch")):
+        found = plan(LSTM, hidden, torch.float32, H100, "ieee")
+        assert isinstance(found, Plan)
+        assert found.mode == mode
 
 
 def test_reasons_name_both_numbers() -> None:

@@ -4,8 +4,11 @@ import itertools
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.recurrence.exchange import step_rows
 from tests.kernels.layers import Layer, assert_as_exact_as_a_plain_loop, random_layer
 
 MODES = ("launch", "resident", "eager")
@@ -157,3 +160,30 @@ def test_empty_sequence_keeps_its_state_and_hands_its_gradient_on(mode: str, rev
     dh0, dc0 = gradients[-2:]
     assert torch.equal(dh0[-1], layer.gradients[1][-1])
     assert torch.equal(dc0[-1], layer.gradients[2][-1])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_infinity_of_one_unit_stays_infinity(mode: str) -> None:
+    """Units beyond H in a tile must not turn it into NaN by 0 · ∞."""
+    layer = random_layer("rnn_relu", hidden=3).to(torch.float32)
+    for tensor, value in zip(layer.inputs[:5], (1e30, 1.0, 1e20, 0.0, 0.0), strict=True):
+        assert tensor is not None
+        with torch.no_grad():
+            tensor.fill_(value)
+    y = layer.run(mode)[0]
+    assert torch.equal(y, layer.run("reference")[0])
+    assert y[1:].isposinf().all()
+
+
+def first_row(t, steps, batch, y) -> None:  # type: ignore[no-untyped-def]
+    first, count = step_rows(t, steps, batch, None, None, False)
+    tl.store(y, first)
+    tl.store(y + 1, count.to(tl.int64))
+
+
+def test_rows_beyond_two_to_the_31_are_addressed() -> None:
+    y = torch.zeros(2, dtype=torch.int64)
+    triton.jit(first_row)[(1,)](99_999, 100_000, 65_536, y)
+    assert y.tolist() == [99_999 * 65_536, 65_536]
+    triton.jit(first_row)[(1,)](100_000, 100_000, 65_536, y)
+    assert y.tolist() == [0, 0]

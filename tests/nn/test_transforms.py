@@ -220,3 +220,21 @@ def test_func_derivatives_of_the_input_with_lengths(kind: str, transform: str) -
         (pulled,) = vjp(run, input)[1](torch.ones_like(expected))
         found, expected = (pulled * direction).sum(), expected.sum()
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "GRU reset before"])
+def test_transforms_inside_a_compiled_function(kind: str) -> None:
+    """Traced, a layer is an operator that would swallow the tangent."""
+    layer, input, _ = make(kind)
+    direction = torch.randn_like(input)
+
+    def loss(x: Tensor) -> Tensor:
+        return layer(x)[0].square().sum()
+
+    def tangent(x: Tensor) -> Tensor:
+        return jvp(loss, (x,), (direction,))[1]
+
+    assert tangent(input).abs() > 1e-3
+    for function in (tangent, grad(loss)):
+        traced = torch.compile(function, backend="aot_eager")
+        torch.testing.assert_close(traced(input), function(input))

@@ -18,6 +18,7 @@ from torch import Tensor
 from rnnkit_kernels.cells import Cell
 from rnnkit_kernels.cells.activations import tanh
 from rnnkit_kernels.recurrence.exchange import (
+    aligned,
     count_of,
     end_of,
     padded_rows,
@@ -114,7 +115,7 @@ def backward_tile(
     rounded = ()
     for i in tl.static_range(len(new)):
         at = lane[None, :] * width + ((COLUMNS_AT[STAGE] + i) * HIDDEN + unit)[:, None]
-        # Sequences that do not run here must add nothing to the product of the next step.
+        # A sequence that does not run here adds nothing to the next product, not even 0 · ∞.
         column = tl.where(live, new[i], 0.0).to(columns.dtype.element_ty)
         tl.store(columns + row * width + at, column, mask=live)
         rounded = rounded + (column,)
@@ -431,7 +432,9 @@ def backward(
     if dc_n is not None:
         carry[cell.carry.index("cell")] = dc_n
     weight = padded_rows(weight_hh)
-    tensors = (dy, dh_n, carry, weight, h0, c0, y, saved, states, columns)
+    c_start = None if c0 is None else aligned(c0)
+    starts = (aligned(h0), c_start)
+    tensors = (aligned(dy), aligned(dh_n), carry, weight, *starts, y, saved, states, columns)
     row_tensors = (rows.batch_sizes, rows.offsets)
     ragged = rows.batch_sizes is not None
     constants = backward_constants(cell, plan, hidden, y.itemsize, reverse, ragged)

@@ -155,6 +155,16 @@ def stage_functions(stages: tuple[Callable[..., Any], ...]) -> dict[str, Any]:
     }
 
 
+def aligned(tensor: Tensor) -> Tensor:
+    """`tensor`, contiguous and on a 16-byte boundary; a copy where it was not.
+
+    Triton compiles a kernel anew, with narrow loads, for pointers off that boundary; a slice of a
+    stack of states is contiguous and may still lie off it.
+    """
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+
+
 def padded_width(width: int, itemsize: int) -> int:
     """`width` elements rounded up to 16 bytes: loads of unpadded rows fall to 32 bits."""
     return width + -width % (16 // itemsize)
@@ -167,4 +177,4 @@ def padded_rows(weight: Tensor) -> Tensor:
     while a CUDA graph replays.
     """
     missing = padded_width(weight.shape[1], weight.itemsize) - weight.shape[1]
-    return pad(weight, (0, missing)) if missing else weight.contiguous()
+    return pad(weight, (0, missing)) if missing else aligned(weight)

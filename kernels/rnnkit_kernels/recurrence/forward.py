@@ -17,6 +17,7 @@ from torch import Tensor
 from rnnkit_kernels.cells import Cell
 from rnnkit_kernels.cells.activations import relu, sigmoid, tanh
 from rnnkit_kernels.recurrence.exchange import (
+    aligned,
     count_of,
     end_of,
     gate_rows,
@@ -311,12 +312,14 @@ def resident_forward(
                 )
                 new_kept = new_kept + (kept[i] + new,)
                 if stage < STAGES - 1:
-                    new_operand = new_operand + (result[0].to(y.dtype.element_ty),)
+                    inner = tl.where(live, result[0], 0.0).to(y.dtype.element_ty)
+                    new_operand = new_operand + (inner,)
                 else:
                     here = lane[None, :] * HIDDEN + unit[:, None]
                     rounded = result[0].to(y.dtype.element_ty)
                     tl.store(y + row * HIDDEN + here, rounded, mask=live)
-                    new_h = new_h + (tl.where(active[None, :], rounded, h[i]),)
+                    # Also outside HIDDEN, where 0 · ∞ would make NaN that reaches real units.
+                    new_h = new_h + (tl.where(live, rounded, h[i]),)
                     if HAS_CELL:
                         if SAVE:
                             tl.store(states + row * HIDDEN + here, result[1], mask=live)
@@ -391,14 +394,18 @@ def forward(
     padded = rows.batch_sizes is not None and count == rows.steps * rows.batch
     fresh = torch.zeros if padded else torch.empty
     y = fresh(count, hidden, dtype=h0.dtype, device=h0.device)
-    cell_state = h0.new_empty(0, dtype=torch.float32) if c0 is None else c0.clone()
+    cell_state = (
+        h0.new_empty(0, dtype=torch.float32)
+        if c0 is None
+        else c0.clone(memory_format=torch.contiguous_format)
+    )
     scratch = rows.batch if len(cell.forward) > 1 else 0
     saved_rows = count if save else scratch
     shape = (saved_rows, cell.saved_at[-1], hidden)
     saved = fresh(shape, dtype=h0.dtype, device=h0.device)
     shape = (count if save else 0, int(cell.has_cell_state), hidden)
     states = fresh(shape, dtype=torch.float32, device=h0.device)
-    weight = padded_rows(weight_hh)
+    weight, bias, start = padded_rows(weight_hh), aligned(bias_hh), aligned(h0)
     ragged = rows.batch_sizes is not None
     constants = forward_constants(cell, plan, hidden, h0.itemsize, reverse, ragged, save)
     options = plan.options("forward")
@@ -406,7 +413,7 @@ def forward(
     batch_tiles = triton.cdiv(rows.batch, plan.block_b)
     if plan.mode == "resident":
         resident_forward[(batch_tiles,)](
-            x_gates, weight, bias_hh, h0, cell_state, y, saved, states, *row_tensors,
+            x_gates, weight, bias, start, cell_state, y, saved, states, *row_tensors,
             rows.steps, rows.batch, **constants, **options,
         )  # fmt: skip
     else:
@@ -415,7 +422,7 @@ def forward(
         for t in reversed(range(rows.steps)) if reverse else range(rows.steps):
             for stage in range(len(cell.forward)):
                 launch_forward[grid](
-                    x_gates, weight, bias_hh, h0, cell_state, operand, y, saved, states,
+                    x_gates, weight, bias, start, cell_state, operand, y, saved, states,
                     *row_tensors, t, rows.steps, rows.batch, STAGE=stage, **constants, **options,
                 )  # fmt: skip
     if not save:

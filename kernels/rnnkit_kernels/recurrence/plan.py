@@ -146,6 +146,12 @@ def plan(
     fitting = [chunks for chunks, size in needed.items() if size <= device.shared_memory]
     on_chip = f"{device.shared_memory:,} bytes of shared memory"
     too_large = f"{min(needed.values()):,} bytes of weights and staging exceed {on_chip}"
+    if fitting and dtype == torch.float32 and precision == "ieee" and hidden > 32:
+        # No tensor core multiplies IEEE float32: operands fill registers, larger tiles spill.
+        fitting, too_large = (
+            [],
+            "IEEE float32 products of more than 32 units overflow the registers",
+        )
     if mode == "resident" and not fitting:
         return Fallback(f"hidden size {hidden} does not stay on chip: {too_large}")
     if fitting and mode != "launch":
