@@ -124,7 +124,7 @@ def _triton(cell: str, input: Tensor, weights: Sequence[Tensor], has_projections
 
 def _transformed() -> Decision | None:
     """Under functorch transforms and forward-mode AD operators would lose tangents silently."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch._C._are_functorch_transforms_active():
         return Decision("reference", "a torch.func transform is active")
     if torch.autograd.forward_ad._current_level >= 0:
         return Decision("reference", "forward-mode AD is active")

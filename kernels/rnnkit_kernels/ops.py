@@ -151,22 +151,8 @@ def recurrence(
 
 
 @recurrence.register_fake
-def _(
-    x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    h0: Tensor,
-    c0: Tensor | None,
-    batch_sizes: Tensor | None,
-    offsets: Tensor | None,
-    cell: str,
-    reverse: bool,
-    mode: str,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, _, weight_hh, _, _, weight_hr, h0, c0, _, _, cell, _, _, save = inputs
     kind = CELLS[cell]
     hidden = weight_hh.shape[0] // kind.gates_at[-1]
     count = math.prod(x.shape[:-1])  # torch.Size.numel() would fix dynamic sizes
@@ -288,28 +274,9 @@ def recurrence_backward(
 
 
 @recurrence_backward.register_fake
-def _(
-    dy: Tensor | None,
-    dh_n: Tensor | None,
-    dc_n: Tensor | None,
-    x: Tensor,
-    weight_ih: Tensor,
-    weight_hh: Tensor,
-    bias_ih: Tensor | None,
-    bias_hh: Tensor | None,
-    weight_hr: Tensor | None,
-    h0: Tensor,
-    c0: Tensor | None,
-    batch_sizes: Tensor | None,
-    offsets: Tensor | None,
-    y: Tensor,
-    saved: Tensor,
-    states: Tensor,
-    cell: str,
-    reverse: bool,
-    mode: str,
-    needs_dx: bool,
-) -> list[Tensor]:
+def _(*inputs: Any) -> list[Tensor]:
+    x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h0, c0 = inputs[3:11]
+    needs_dx = inputs[-1]
     wanted = (x if needs_dx else None, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, h0, c0)
     return [
         x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in wanted

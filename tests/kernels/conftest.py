@@ -1,26 +1,8 @@
-"""Kernels under Triton's interpreter on CPU tensors; on a machine with a GPU, the `gpu` tests.
-
-Triton decides when a kernel is decorated, so one process can do one of the two: with a GPU the
-interpreted tests are skipped (`CUDA_VISIBLE_DEVICES= pytest tests/kernels` runs them).
-"""
-
-import importlib
-import os
+"""Interpreted where there is no GPU, compiled where there is one; see tests/conftest.py."""
 
 import pytest
-import torch
 
-HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
-
-if not HAS_GPU:
-    _before = os.environ.get("TRITON_INTERPRET")
-    os.environ["TRITON_INTERPRET"] = "1"
-    for _module in ("exchange", "forward", "backward"):
-        importlib.import_module(f"rnnkit_kernels.recurrence.{_module}")
-    if _before is None:
-        del os.environ["TRITON_INTERPRET"]
-    else:
-        os.environ["TRITON_INTERPRET"] = _before
+from tests.conftest import HAS_GPU
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,24 @@
+"""Kernels run in Triton's interpreter on CPU tensors; on a machine with a GPU, compiled.
+
+Triton decides when a function is decorated, its own library's functions included, so it has to be
+imported before any test does, and one process can do one of the two: with a GPU the interpreted
+tests are skipped (`CUDA_VISIBLE_DEVICES= pytest tests/kernels` runs them). Outside tests/kernels
+the variable is unset, as it is for users.
+"""
+
+import importlib
+import os
+
+import torch
+
+HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+if not HAS_GPU:
+    _before = os.environ.get("TRITON_INTERPRET")
+    os.environ["TRITON_INTERPRET"] = "1"
+    for _module in ("exchange", "forward", "backward"):
+        importlib.import_module(f"rnnkit_kernels.recurrence.{_module}")
+    if _before is None:
+        del os.environ["TRITON_INTERPRET"]
+    else:
+        os.environ["TRITON_INTERPRET"] = _before
