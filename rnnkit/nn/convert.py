@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from rnnkit.nn.recurrent import GRU, LSTM, RNN, Recurrent
+from rnnkit.nn.base import Recurrent
+from rnnkit.nn.recurrent import GRU, LSTM, RNN
 
 _FROM_TORCH: dict[type, type[Recurrent]] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 _TO_TORCH: dict[type, type] = {ours: theirs for theirs, ours in _FROM_TORCH.items()}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnkit.nn.recurrent import Recurrent
+from rnnkit.nn.base import Recurrent
 from rnnkit_kernels.functional import Decision, choose
 
 
