@@ -93,8 +93,8 @@ def _keep_freed_memory() -> None:
     """Let glibc's malloc keep large blocks that are freed, for the rest of the process.
 
     A step frees and takes again blocks of many megabytes (logits, gradients). By default they go
-    back to the system each time and come back page by page, zeroed: up to a quarter of the time
-    of a small model's step. Other C libraries are left as they are.
+    back to the system each time and come back page by page, zeroed, which costs a small model's
+    step time. Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
     if mallopt is not None:

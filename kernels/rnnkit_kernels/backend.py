@@ -2,8 +2,9 @@
 
 The engines are torch's own implementation (MKL-DNN or cuDNN behind `torch._VF`), the Triton kernels
 in resident or launch mode, and the loop in PyTorch with the handwritten backward ("eager"), which
-runs whatever torch lacks. "auto" takes a kernel over torch only where it has been measured to be
-faster; no GPU has been measured yet.
+runs whatever torch lacks. "auto" takes torch's own wherever that can do the call as it is; what it
+can't (a reset-before GRU, lengths that stay on the GPU, one operator in a trace) goes to a kernel
+or to the loop. No GPU has been measured yet, so no kernel is preferred for its speed.
 """
 
 import importlib.util
@@ -82,8 +83,9 @@ def choose(
             why = "unrolls when traced" if traced else why
             return transformed or Decision(found.mode, f"torch {why}", found)
     if native and not traced:
-        where = "the CPU" if not input.is_cuda else "this GPU, where no kernel has been measured"
-        return Decision("torch", f"torch's own implementation is the fastest known on {where}")
+        if input.is_cuda:
+            return Decision("torch", "no kernel has been measured against cuDNN on this GPU yet")
+        return Decision("torch", "the kernels are for GPUs; on a CPU torch's own layers run")
     why = f"torch has no {cell}" if not native else "traced: one opaque operator a layer"
     return transformed or Decision("eager", why)
 

@@ -59,7 +59,7 @@ def explain(
         >>> print(explain(LSTM(3, 4), torch.randn(5, 2, 3)))
         LSTM(3, 4)
           runs: torch's own implementation
-          because: torch's own implementation is the fastest known on the CPU
+          because: the kernels are for GPUs; on a CPU torch's own layers run
     """
     if not isinstance(module, Recurrent):
         raise TypeError(

@@ -34,7 +34,7 @@ class LSTM(Recurrent):
         proj_size: P, size of the projected h, or 0.
         device: where the parameters lie.
         dtype: of the parameters.
-        backend: "auto" (never slower than torch where measured), "triton" or "torch".
+        backend: "auto" (`rnnkit.explain` says what that is here), "triton" or "torch".
 
     Raises:
         TypeError, ValueError: as torch.nn raises them.
