@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.ops import recurrent_precision
-from rnnkit_kernels.recurrence.plan import Device, Fallback, Plan, plan
+from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, plan
 
 Backend = Literal["auto", "triton", "torch"]
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
@@ -26,16 +26,45 @@ _IN_TORCH = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What a layer may have beyond its cell and torch's options.
+
+    Attributes:
+        zoneout: probabilities with which h, and c where there is one, stay as they were while
+            training, and their shares that stay otherwise (Krueger et al. 2017); () for none.
+        layer_norm: whether the products are normalised over their units (Ba et al. 2016).
+        recompute: whether the backward pass computes the gates again instead of keeping them.
+    """
+
+    zoneout: tuple[float, ...] = ()
+    layer_norm: bool = False
+    recompute: bool = False
+
+    def missing_in_torch(self, cell: str) -> str | None:
+        """What of this torch's own layers don't have, or None if they have it all."""
+        if cell not in _IN_TORCH:
+            return cell
+        if self.layer_norm:
+            return "layer normalisation"
+        if any(self.zoneout):
+            return "zoneout"
+        return "recomputation of gates" if self.recompute else None
+
+
+PLAIN = Extras()
+
+
+@dataclass(frozen=True)
 class Decision:
     """What runs a layer.
 
     Attributes:
-        engine: "torch", "resident", "launch", "eager" or "reference".
+        engine: "torch", "eager", "reference" or, for the Triton kernels, the plan's mode.
         reason: why, in one sentence.
         plan: the kernel's tiles, for the two Triton engines.
     """
 
-    engine: Literal["torch", "resident", "launch", "eager", "reference"]
+    engine: Literal["torch", "eager", "reference"] | Mode
     reason: str
     plan: Plan | None = None
 
@@ -47,6 +76,7 @@ def choose(
     has_projections: bool,
     lengths: Tensor | None,
     backend: Backend,
+    extras: Extras = PLAIN,
 ) -> Decision:
     """Choose the engine for one call.
 
@@ -57,6 +87,7 @@ def choose(
         has_projections: whether h is projected.
         lengths: of a padded input, or None.
         backend: what the user asked for.
+        extras: what the layer has beyond its cell.
 
     Returns:
         The engine and the reason.
@@ -67,26 +98,32 @@ def choose(
     """
     if backend not in ("auto", "triton", "torch"):
         raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')
+    if extras.layer_norm:
+        why = "layer normalisation sums over all units inside a step, and no kernel does"
+        if backend == "triton":
+            raise RuntimeError(f'backend="triton" can\'t run this layer: {why}')
+        return Decision("reference", why)
     if backend == "triton":
         return _triton(cell, input, weights, has_projections)
-    native = cell in _IN_TORCH
+    missing = extras.missing_in_torch(cell)
     traced = torch.compiler.is_compiling()
     transformed = _transformed()
     if lengths is not None and transformed is not None:
         return transformed  # packing looks into tensors, which a transform forbids
-    if native and backend == "torch" and not traced:
+    if missing is None and backend == "torch" and not traced:
         return Decision("torch", 'backend="torch" was asked for')
-    if input.is_cuda and backend == "auto" and (not native or _on_device(lengths) or traced):
-        found = _plan(cell, weights, has_projections)
+    if input.is_cuda and backend == "auto" and (missing or _on_device(lengths) or traced):
+        # Nobody asked for programs that wait for each other, and no GPU has run them yet.
+        found = _plan(cell, input, weights, has_projections, together=False)
         if isinstance(found, Plan):
-            why = "has no reset-before GRU" if not native else "reads lengths on the host"
+            why = f"has no {missing}" if missing else "reads lengths on the host"
             why = "unrolls when traced" if traced else why
             return transformed or Decision(found.mode, f"torch {why}", found)
-    if native and not traced:
+    if missing is None and not traced:
         if input.is_cuda:
             return Decision("torch", "no kernel has been measured against cuDNN on this GPU yet")
         return Decision("torch", "the kernels are for GPUs; on a CPU torch's own layers run")
-    why = f"torch has no {cell}" if not native else "traced: one opaque operator a layer"
+    why = f"torch has no {missing}" if missing else "traced: one opaque operator a layer"
     return transformed or Decision("eager", why)
 
 
@@ -102,14 +139,26 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
 
 
-def _plan(cell: str, weights: Sequence[Tensor], has_projections: bool) -> Plan | Fallback:
+def _plan(
+    cell: str, input: Tensor, weights: Sequence[Tensor], has_projections: bool, together: bool
+) -> Plan | Fallback:
     if has_projections:
         return Fallback("the kernels have no projection")
     if not _HAS_TRITON:
         return Fallback("triton is not installed")
     hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
     device = Device.of(weights[1].device)
-    return plan(CELLS[cell], hidden, compute_dtype(weights[1]), device, recurrent_precision())
+    # A traced batch size may be a symbol, which must not be compared with a number.
+    batch = 1 if torch.compiler.is_compiling() or input.dim() < 3 else input.shape[1]
+    return plan(
+        CELLS[cell],
+        hidden,
+        compute_dtype(weights[1]),
+        device,
+        recurrent_precision(),
+        batch=batch,
+        together=together,
+    )
 
 
 def _triton(cell: str, input: Tensor, weights: Sequence[Tensor], has_projections: bool) -> Decision:
@@ -118,7 +167,7 @@ def _triton(cell: str, input: Tensor, weights: Sequence[Tensor], has_projections
             f'backend="triton" needs a GPU, and the input is on {input.device}: move it there, use '
             'backend="auto", or set TRITON_INTERPRET=1 before the start to interpret the kernels'
         )
-    found = _plan(cell, weights, has_projections)
+    found = _plan(cell, input, weights, has_projections, together=True)
     if isinstance(found, Fallback):
         raise RuntimeError(f'backend="triton" can\'t run this layer: {found.reason}')
     return _transformed() or Decision(found.mode, found.reason, found)

@@ -11,20 +11,25 @@ from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn.functional import dropout as _dropout
 from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
 from rnnkit_kernels import reference
-from rnnkit_kernels.backend import Backend, Decision, choose, compute_dtype
+from rnnkit_kernels.backend import PLAIN, Backend, Decision, Extras, choose, compute_dtype
+from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.dropout import STREAMS
+from rnnkit_kernels.dropout import dropout as _dropout
 from rnnkit_kernels.ops import recurrence
+from rnnkit_kernels.recurrence.plan import Device
 from rnnkit_kernels.recurrence.rows import Rows
 from rnnkit_kernels.reference import gru_reset_before
+from rnnkit_kernels.stack import refusal, stack
 
 __all__ = [
     "Backend",
     "Decision",
+    "Extras",
     "choose",
     "gru",
     "gru_reset_before",
@@ -34,7 +39,7 @@ __all__ = [
 ]
 
 States = tuple[Tensor, ...]
-Run = Callable[[Tensor, States, Rows], tuple[Tensor, States]]
+Run = Callable[[Tensor, States, Rows, Tensor | None], tuple[Tensor, States]]
 _VF: Any = torch._VF
 
 
@@ -49,6 +54,9 @@ class Options(TypedDict, total=False):
     batch_sizes: Tensor | None
     lengths: Tensor | None
     backend: Backend
+    extras: Extras
+    seed: Tensor | None
+    order: Tensor | None
 
 
 def lstm(
@@ -65,6 +73,11 @@ def lstm(
     batch_sizes: Tensor | None = None,
     lengths: Tensor | None = None,
     backend: Backend = "auto",
+    peephole: bool = False,
+    coupled: bool = False,
+    extras: Extras = PLAIN,
+    seed: Tensor | None = None,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A stack of LSTM layers.
 
@@ -72,7 +85,10 @@ def lstm(
         input: (T, B, D), or the packed rows (N, D) with `batch_sizes`.
         hx: h0 (L·directions, B, P) and c0 (L·directions, B, H); P = H without projection.
         weights: flat, layer by layer, direction by direction: `weight_ih` (4H, D), `weight_hh`
-            (4H, P), with biases `bias_ih` and `bias_hh` (4H,), with projections `weight_hr` (P, H).
+            (4H, P), with biases `bias_ih` and `bias_hh` (4H,), with projections `weight_hr` (P, H),
+            with peepholes `weight_c` (3, H), with layer normalisation gain and shift of W_ih x and
+            of W_hh h, (4H,) each, and of c, (H,) each. Coupled gates leave 3H rows of 4H, and two
+            peepholes of three.
         has_biases: whether `weights` holds biases.
         has_projections: whether `weights` holds projections.
         num_layers: L.
@@ -83,6 +99,12 @@ def lstm(
         lengths: integers (B,), unsorted, in [0, T]; not together with `batch_sizes`. On a GPU the
             host never reads them, unless torch's own layers or float64 have to run.
         backend: "auto", "triton" or "torch".
+        peephole: whether the gates see c (Gers & Schmidhuber 2000).
+        coupled: whether the input gate is one minus the forget gate (Greff et al. 2017).
+        extras: zoneout, layer normalisation and recomputation.
+        seed: int64, one element, of dropout and zoneout; drawn from torch's generator if None.
+            torch's own layers draw from that themselves.
+        order: int64 (B,), the original index of each packed sequence, on which the masks depend.
 
     Returns:
         output (T, B, directions·P) or (N, directions·P), zero past each length; h_n and c_n shaped
@@ -98,7 +120,7 @@ def lstm(
         >>> output, h_n, c_n = lstm(torch.randn(5, 4, 3), state, weights)
     """
     output, (h_n, c_n) = recurrent(
-        "lstm",
+        "lstm" + "_coupled" * coupled + "_peephole" * peephole,
         input,
         hx,
         weights,
@@ -111,6 +133,9 @@ def lstm(
         batch_sizes=batch_sizes,
         lengths=lengths,
         backend=backend,
+        extras=extras,
+        seed=seed,
+        order=order,
     )
     return output, h_n, c_n
 
@@ -170,6 +195,9 @@ def recurrent(
     batch_sizes: Tensor | None = None,
     lengths: Tensor | None = None,
     backend: Backend = "auto",
+    extras: Extras = PLAIN,
+    seed: Tensor | None = None,
+    order: Tensor | None = None,
 ) -> tuple[Tensor, States]:
     """`lstm`, `gru` and `rnn` by the cell's name, a key of `CELLS`."""
     if batch_sizes is None and input.shape[0] == 0:
@@ -179,38 +207,39 @@ def recurrent(
         )
     if lengths is not None:
         lengths = _checked_lengths(lengths, input)
-    decision = choose(cell, input, weights, has_projections, lengths, backend)
+    decision = choose(cell, input, weights, has_projections, lengths, backend, extras)
     directions = 2 if bidirectional else 1
+    hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
+    together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
+    together = together and _flows(cell, hidden, num_layers, decision, input.device)
+    draws = training and decision.engine != "torch" and (dropout > 0 or any(extras.zoneout))
+    if seed is None and draws:
+        seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device)
 
-    def run(data: Tensor, state: States, rows: Rows) -> tuple[Tensor, States]:
+    def run(data: Tensor, state: States, rows: Rows, order: Tensor | None) -> tuple[Tensor, States]:
         if decision.engine == "torch":
             options = (has_biases, num_layers, dropout, training, bidirectional)
             return _torch_stack(cell, data, state, weights, options, rows)
         rows = rows.to(data.device)
         data, state, cast = _autocast(data, state, weights)
-        size = len(weights) // (num_layers * directions)
-        outputs: list[Tensor] = []
-        last: list[States] = []
-        for i in range(num_layers * directions):
-            if i % directions == 0 and i > 0:
-                data = _dropout(torch.cat(outputs, -1), dropout, training)
-                outputs = []
-            part = cast[i * size : (i + 1) * size]
-            biases = part[2:4] if has_biases else (None, None)
-            projection = part[-1] if has_projections else None
-            output, final = _layer(
-                cell,
-                decision,
-                data,
-                (part[0], part[1], *biases, projection),
-                tuple(value[i] for value in state),
-                rows,
-                reverse=i % directions == 1,
+        size = len(weights) // num_layers
+        if together:
+            rate = dropout if training else 0.0
+            return _wavefront(
+                cell, decision, data, cast, size, has_biases, state, rows, order, seed, rate
             )
-            outputs.append(output)
+        last: list[States] = []
+        for i in range(num_layers):
+            if i > 0 and training and dropout > 0 and seed is not None:
+                data = _dropout(data, dropout, seed, STREAMS * (i - 1), rows, order)
+            parts = _stacked(cell, cast[i * size : (i + 1) * size], directions, has_biases,
+                             has_projections)  # fmt: skip
+            span = slice(i * directions, (i + 1) * directions)
+            own = tuple(value[span] for value in state)
+            shares = _shares(extras.zoneout, own, data, rows, order, seed if training else None, i)
+            data, final = _layer(cell, decision, data, *parts, own, shares, rows, extras)
             last.append(final)
-        finals = tuple(torch.stack(values) for values in zip(*last, strict=True))
-        return torch.cat(outputs, -1), finals
+        return data, tuple(torch.cat(values) for values in zip(*last, strict=True))
 
     if lengths is not None:
         # torch's own layers take packed rows, for which the lengths must be on the host.
@@ -218,27 +247,131 @@ def recurrent(
             return _only_real_rows(run, input, hx, lengths.cpu())
         return _all_rows(run, input, hx, lengths)
     if batch_sizes is None:
-        return run(input, hx, Rows(input.shape[0], input.shape[1]))
-    return run(input, hx, _packed_rows(batch_sizes))
+        return run(input, hx, Rows(input.shape[0], input.shape[1]), None)
+    return run(input, hx, _packed_rows(batch_sizes), order)
+
+
+def _shares(
+    probabilities: tuple[float, ...],
+    state: States,
+    data: Tensor,
+    rows: Rows,
+    order: Tensor | None,
+    seed: Tensor | None,
+    layer: int,
+) -> Tensor | None:
+    """The shares of a layer's states that zoneout keeps: (N, M, Z, H), or None without.
+
+    With a seed each is 0 or 1, without one the probability itself.
+    """
+    if not any(probabilities):
+        return None
+    if len(probabilities) != len(state):
+        raise ValueError(
+            f"expected one zoneout probability a state, {len(state)}, got {len(probabilities)}"
+        )
+    members, _, hidden = state[0].shape
+    ones = data.new_ones(*data.shape[:-1], members * hidden)
+    found = []
+    for i, probability in enumerate(probabilities):
+        if seed is None or probability == 0:
+            share = ones * probability
+        else:
+            kept = _dropout(ones, probability, seed, STREAMS * layer + 1 + i, rows, order)
+            share = (kept == 0).to(data.dtype)
+        found.append(share.view(-1, members, hidden))
+    return torch.stack(found, 2)
+
+
+def _stacked(
+    cell: str,
+    weights: Sequence[Tensor],
+    directions: int,
+    has_biases: bool,
+    has_projections: bool,
+) -> tuple[list[Tensor | None], list[tuple[Tensor, ...]]]:
+    """A layer's weights in the operator's order, the direction leading; and what normalises."""
+    size = len(weights) // directions
+    names = ["weight_ih", "weight_hh", *["bias_ih", "bias_hh"] * has_biases]
+    names += ["weight_hr"] * has_projections + ["weight_c"] * (CELLS[cell].weights > 0)
+
+    def stacked(name: str) -> Tensor | None:
+        if name not in names:
+            return None
+        parts = tuple(weights[names.index(name) :: size])
+        return parts[0].unsqueeze(0) if directions == 1 else torch.stack(parts)
+
+    ordered = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_c")
+    norms = [tuple(weights[i * size + len(names) : (i + 1) * size]) for i in range(directions)]
+    return [stacked(name) for name in ordered], norms
 
 
 def _layer(
     cell: str,
     decision: Decision,
     data: Tensor,
-    weights: tuple[Tensor | None, ...],
+    weights: Sequence[Tensor | None],
+    norms: Sequence[tuple[Tensor, ...]],
     state: States,
+    shares: Tensor | None,
     rows: Rows,
-    reverse: bool,
+    extras: Extras,
 ) -> tuple[Tensor, States]:
     h0, c0 = state[0], state[1] if len(state) > 1 else None
-    inputs: tuple[Any, ...] = (data, *weights, h0, c0)
+    inputs: tuple[Any, ...] = (data, *weights, h0, c0, shares)
     if decision.engine == "reference":
-        y, h_n, last = reference.layer(cell, inputs, rows, reverse)
+        norm = norms if extras.layer_norm else None
+        y, h_n, last = reference.directions(cell, inputs, rows, layer_norm=norm)
         return y, (h_n,) if last is None else (h_n, last)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    engine, recompute = decision.engine, extras.recompute
     y, h_n, c_n, _, _ = recurrence(
-        *inputs, rows.batch_sizes, rows.offsets, cell, reverse, decision.engine, save
+        *inputs, rows.batch_sizes, rows.offsets, cell, False, engine, save, recompute
+    )
+    return y, (h_n,) if c0 is None else (h_n, c_n)
+
+
+def _flows(cell: str, hidden: int, layers: int, decision: Decision, device: torch.device) -> bool:
+    """Whether the layers run as one wavefront."""
+    if decision.plan is None:
+        return False
+    return refusal(CELLS[cell], hidden, layers, decision.plan, Device.of(device)) is None
+
+
+def _wavefront(
+    cell: str,
+    decision: Decision,
+    data: Tensor,
+    weights: Sequence[Tensor],
+    size: int,
+    has_biases: bool,
+    state: States,
+    rows: Rows,
+    order: Tensor | None,
+    seed: Tensor | None,
+    dropout: float,
+) -> tuple[Tensor, States]:
+    """All layers as one operator; see `stack.py`."""
+
+    def stacked(i: int) -> Tensor:
+        return torch.stack(tuple(weights[i::size]))
+
+    biases = (stacked(2), stacked(3)) if has_biases else (None, None)
+    peepholes = stacked(size - 1) if CELLS[cell].weights else None
+    above = torch.stack(tuple(weights[size::size]))
+    h0, c0 = state[0], state[1] if len(state) > 1 else None
+    inputs = (data, weights[0], above, stacked(1), *biases, peepholes, h0, c0)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    y, h_n, c_n, *_ = stack(
+        *inputs,
+        rows.batch_sizes,
+        rows.offsets,
+        order,
+        seed if dropout > 0 else None,
+        dropout,
+        cell,
+        decision.engine,
+        save,
     )
     return y, (h_n,) if c0 is None else (h_n, c_n)
 
@@ -310,11 +443,11 @@ def _only_real_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tup
     ordered, order = lengths.sort(descending=True, stable=True)
     running = int((ordered > 0).sum())
     if batch == 0:
-        return run(input, hx, Rows(steps, 0))
+        return run(input, hx, Rows(steps, 0), None)
     if running == 0:
         # One step over zeros sets dtype and width; sums over no element keep all on the graph.
         one = tuple(value[:, :1].contiguous() for value in hx)
-        output, _ = run(torch.zeros_like(input[:1, :1]), one, Rows(1, 1))
+        output, _ = run(torch.zeros_like(input[:1, :1]), one, Rows(1, 1), None)
         nothing = output[..., :0].sum() + input[:0].sum().to(output.dtype)
         zeros = output.new_zeros(steps, batch, output.shape[-1])
         return zeros + nothing, tuple(value.to(output.dtype) + nothing for value in hx)
@@ -326,6 +459,7 @@ def _only_real_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tup
         packed.data,
         tuple(value[:, :running].contiguous() for value in start),
         _packed_rows(packed.batch_sizes),
+        order[:running],
     )
     output, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=steps)
     if running < batch:
@@ -351,6 +485,7 @@ def _all_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tuple[Ten
         data.flatten(0, 1),
         tuple(value.index_select(1, order) for value in hx),
         Rows(steps, batch, inside.sum(1), step * batch),
+        order,
     )
     output = output.view(steps, batch, -1)
     return output.index_select(1, inverse), tuple(value.index_select(1, inverse) for value in last)

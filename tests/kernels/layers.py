@@ -1,5 +1,6 @@
 """Random layers, in the order of the operator's inputs, and the rule for errors."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ BAND = 8  # units in the last place of the largest value, beside twice the plain
 
 @dataclass
 class Layer:
-    """One layer's inputs and what arrives at its results."""
+    """One layer's inputs, the zoneout mask last, and what arrives at its results."""
 
     cell: str
     inputs: list[Tensor | None]
@@ -23,32 +24,36 @@ class Layer:
     gradients: list[Tensor]
 
     def to(self, dtype: torch.dtype) -> "Layer":
-        """A copy in another dtype, its inputs leaves."""
+        """A copy in another dtype, its inputs leaves, but for the mask, which has no gradient."""
         inputs = [None if t is None else t.detach().to(dtype) for t in self.inputs]
-        for tensor in inputs:
+        for tensor in inputs[:-1]:
             if tensor is not None:
                 tensor.requires_grad_()
         gradients = [t.to(dtype) for t in self.gradients]
         return Layer(self.cell, inputs, self.rows, self.reverse, gradients)
 
-    def run(self, mode: str) -> list[Tensor]:
+    def run(self, mode: str, recompute: bool = False) -> list[Tensor]:
         """Results and all gradients, by an engine of the operator or by the definition."""
         if mode == "reference":
             y, h_n, c_n = reference.layer(self.cell, self.inputs, self.rows, self.reverse)
             results = [y, h_n] if c_n is None else [y, h_n, c_n]
         else:
             y, h_n, c_n, _, _ = ops.recurrence(
-                *self.inputs,
-                self.rows.batch_sizes,
-                self.rows.offsets,
-                self.cell,
-                self.reverse,
-                mode,
-                True,
+                *self.operator_inputs(), self.cell, self.reverse, mode, True, recompute
             )
-            results = [y, h_n, c_n] if CELLS[self.cell].has_cell_state else [y, h_n]
-        leaves = [tensor for tensor in self.inputs if tensor is not None]
-        return [*results, *torch.autograd.grad(results, leaves, self.gradients)]
+            results = [y, h_n[0], c_n[0]] if CELLS[self.cell].has_cell_state else [y, h_n[0]]
+        return [*results, *torch.autograd.grad(results, self.leaves(), self.gradients)]
+
+    def operator_inputs(self) -> list[Tensor | None]:
+        """The tensors that `ops.recurrence` takes: with a leading dimension of one direction."""
+        x, *others, zoneout = self.inputs
+        led = [None if tensor is None else tensor[None] for tensor in others]
+        mask = None if zoneout is None else zoneout[:, None]
+        return [x, *led, mask, self.rows.batch_sizes, self.rows.offsets]
+
+    def leaves(self) -> list[Tensor]:
+        """The inputs that have a gradient, in their order."""
+        return [tensor for tensor in self.inputs[:-1] if tensor is not None]
 
 
 def random_layer(
@@ -61,19 +66,22 @@ def random_layer(
     projection: int = 0,
     bias: bool = True,
     seed: int = 0,
+    zoneout: bool = False,
 ) -> Layer:
     """A layer in float64 with weights of the usual scale and five steps.
 
     Args:
         cell: a key of `CELLS`.
         storage: "dense", "packed" (lengths 5, 3, 2, ...) or "padded" (with an empty sequence).
+        zoneout: whether some states are kept, some renewed and some mixed.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    steps, gates = 5, CELLS[cell].gates_at[-1]
+    steps, kind = 5, CELLS[cell]
+    gates, states = kind.gates_at[-1], 1 + kind.has_cell_state
     out = projection or hidden
     rows = Rows(steps, batch)
     shape: tuple[int, ...] = (steps, batch)
@@ -95,11 +103,13 @@ def random_layer(
         draw(gates * hidden) * scale if bias else None,
         draw(gates * hidden) * scale if bias else None,
         draw(projection, hidden) * scale if projection else None,
+        draw(kind.weights, hidden) if kind.weights else None,
         draw(batch, out),
-        draw(batch, hidden) if CELLS[cell].has_cell_state else None,
+        draw(batch, hidden) if kind.has_cell_state else None,
+        draw(math.prod(shape), states, hidden).clamp(0, 1) if zoneout else None,
     ]
     gradients = [draw(*shape, out), draw(batch, out)]
-    if CELLS[cell].has_cell_state:
+    if kind.has_cell_state:
         gradients.append(draw(batch, hidden))
     return Layer(cell, inputs, rows, reverse, gradients).to(torch.float64)
 
@@ -109,7 +119,13 @@ def assert_as_exact_as_a_plain_loop(layer: Layer, mode: str, dtype: torch.dtype)
     low = layer.to(dtype)
     exact = low.to(torch.float64).run("reference")
     plain = low.run("reference")
-    ours = low.run(mode)
+    assert_as_exact(low.run(mode), plain, exact, dtype)
+
+
+def assert_as_exact(
+    ours: list[Tensor], plain: list[Tensor], exact: list[Tensor], dtype: torch.dtype
+) -> None:
+    """The rule itself, on results in `dtype` twice and in float64."""
     assert len(ours) == len(exact)
     for i, (a, b, c) in enumerate(zip(ours, plain, exact, strict=True)):
         assert a.dtype == dtype

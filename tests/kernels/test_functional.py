@@ -149,7 +149,7 @@ def test_precision_follows_torch(
 def test_plans_are_made_for_the_dtype_of_autocast() -> None:
     layer = torch.nn.LSTM(3, 128)
     x = torch.randn(2, 1, 3)
-    assert choose("lstm", x, layer._flat_weights, False, None, "triton").engine == "launch"
+    assert choose("lstm", x, layer._flat_weights, False, None, "triton").engine == "data"
     with torch.autocast("cpu", torch.float16):
         assert choose("lstm", x, layer._flat_weights, False, None, "triton").engine == "resident"
 
@@ -159,7 +159,7 @@ def test_only_a_pass_that_wants_gradients_saves(monkeypatch: pytest.MonkeyPatch)
     saves = []
 
     def spy(*inputs: Any) -> Any:
-        saves.append(inputs[-1])
+        saves.append(inputs[-2])
         return ops.recurrence(*inputs)
 
     monkeypatch.setattr(functional, "recurrence", spy)
@@ -174,10 +174,7 @@ def test_only_a_pass_that_wants_gradients_saves(monkeypatch: pytest.MonkeyPatch)
 
 def test_backward_without_what_it_needs_says_so() -> None:
     layer = random_layer("lstm").to(torch.float32)
-    rows = layer.rows
-    y = ops.recurrence(
-        *layer.inputs, rows.batch_sizes, rows.offsets, "lstm", False, "resident", False
-    )[0]
+    y = ops.recurrence(*layer.operator_inputs(), "lstm", False, "resident", False, False)[0]
     with pytest.raises(RuntimeError, match="with gradients off"):
         y.sum().backward()
 

@@ -12,8 +12,7 @@ TESTS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_a
 
 
 def arguments(layer: Layer, mode: str, save: bool = True) -> tuple[object, ...]:
-    rows = layer.rows
-    return (*layer.inputs, rows.batch_sizes, rows.offsets, layer.cell, layer.reverse, mode, save)
+    return (*layer.operator_inputs(), layer.cell, layer.reverse, mode, save, False)
 
 
 @pytest.mark.parametrize("mode", ["eager", "launch", "resident"])

@@ -7,11 +7,15 @@ import torch
 import triton
 import triton.language as tl
 
+from rnnkit_kernels import ops
 from rnnkit_kernels.cells import CELLS
-from rnnkit_kernels.recurrence.exchange import step_rows
+from rnnkit_kernels.recurrence.layout import step_rows
 from tests.kernels.layers import Layer, assert_as_exact_as_a_plain_loop, random_layer
 
 MODES = ("launch", "resident", "eager")
+# Modes whose programs meet run here too where one program holds all units; test_meeting.py runs
+# several at once.
+ALONE = ("counter", "data")
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -23,6 +27,61 @@ def test_results_and_gradients_match_the_definition(
 ) -> None:
     layer = random_layer(cell, storage, reverse)
     assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
+
+
+@pytest.mark.parametrize("mode", ALONE)
+@pytest.mark.parametrize("storage", ["dense", "packed", "padded"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_one_program_that_meets_nobody(cell: str, storage: str, mode: str) -> None:
+    layer = random_layer(cell, storage, reverse=storage == "packed", hidden=13, batch=18)
+    assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
+
+
+@pytest.mark.parametrize("mode", [*MODES, *ALONE])
+@pytest.mark.parametrize("cell", CELLS)
+def test_zoneout_keeps_its_share_of_every_state(cell: str, mode: str) -> None:
+    layer = random_layer(cell, "padded", hidden=13, zoneout=True)
+    assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cell", CELLS)
+def test_gates_computed_again_give_the_gradients(cell: str, mode: str) -> None:
+    layer = random_layer(cell, "packed", reverse=True).to(torch.float32)
+    for kept, again in zip(layer.run(mode), layer.run(mode, recompute=True), strict=True):
+        torch.testing.assert_close(kept, again, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", [*MODES, *ALONE])
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
+def test_both_directions_in_one_call(cell: str, mode: str) -> None:
+    """As the two directions apart: a member sees nothing of the other."""
+    layers = [random_layer(cell, "packed", m == 1, hidden=13, seed=m) for m in range(2)]
+    layers[1].inputs[0] = layers[0].inputs[0]
+    layers = [layer.to(torch.float32) for layer in layers]
+    apart = [layer.run(mode) for layer in layers]
+    parts = [layer.operator_inputs()[1:-3] for layer in layers]
+    both = [None if a is None else torch.cat([a, b]) for a, b in zip(*parts, strict=True)]  # type: ignore[list-item]
+    both = [None if t is None else t.detach().requires_grad_() for t in both]
+    x = layers[0].inputs[0]
+    rows = layers[0].rows
+    y, h_n, c_n, _, _ = ops.recurrence(
+        x, *both, None, rows.batch_sizes, rows.offsets, cell, False, mode, True, False
+    )
+    results = [y, h_n, c_n] if c_n.numel() else [y, h_n]
+    arriving = [torch.cat([layer.gradients[0] for layer in layers], -1)]
+    arriving += [
+        torch.stack(pair) for pair in zip(*(layer.gradients[1:] for layer in layers), strict=True)
+    ]
+    leaves = [t for t in both if t is not None]
+    found = torch.autograd.grad(results, leaves, arriving)
+    # Close, not equal: products over both directions at once may sum in another order.
+    torch.testing.assert_close(y, torch.cat([run[0] for run in apart], -1))
+    for i, result in enumerate(results[1:], 1):
+        torch.testing.assert_close(result, torch.stack([run[i] for run in apart]))
+    start = len(results) + 1  # after the gradient of x, which both directions add to
+    for i, gradient in enumerate(found):
+        torch.testing.assert_close(gradient, torch.stack([run[start + i] for run in apart]))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -152,7 +211,7 @@ def test_rows_past_a_length_are_zero_and_carry_no_gradient(mode: str) -> None:
 def test_empty_sequence_keeps_its_state_and_hands_its_gradient_on(mode: str, reverse: bool) -> None:
     layer: Layer = random_layer("lstm", "padded", reverse).to(torch.float32)
     _, h_n, c_n, *gradients = layer.run(mode)
-    h0, c0 = layer.inputs[-2], layer.inputs[-1]
+    h0, c0 = layer.inputs[7], layer.inputs[8]
     assert h0 is not None
     assert c0 is not None
     assert torch.equal(h_n[-1], h0[-1])

@@ -10,18 +10,20 @@ product has two (r and z from h, then n from r⊙h).
 
 A forward stage is called as
 
-    stage(x_gates, h_gates, saved, state, sigmoid, tanh, relu) -> (saved, result)
+    stage(x_gates, h_gates, saved, state, weights, sigmoid, tanh, relu) -> (saved, result)
 
 with `x_gates` = W_ih x + b_ih and `h_gates` = W_hh operand + b_hh (this stage's gates only),
-`saved` what the stages before it saved, `state` = (h,) or (h, c) of the step before. `result` is
-the new state after the last stage, else `(operand of the next stage,)`. A backward stage, last
-stage first:
+`saved` what the stages before it saved, `state` = (h,) or (h, c) of the step before, `weights` the
+cell's vectors of one value a unit (peepholes), which broadcast against a tile. `result` is the new
+state after the last stage, else `(operand of the next stage,)`. A backward stage, last stage first:
 
-    stage(saved, before, after, gradient, carry, tanh) -> (columns, carry)
+    stage(saved, before, after, gradient, carry, weights, tanh) -> (columns, carry)
 
 with `saved` of the whole step, `before` and `after` the states around the step, `gradient` what
 arrives at the stage's result (∂L/∂h for the last stage), `carry` the gradients that reach the step
-before without passing through `weight_hh`, `columns` the gradients of the pre-activations.
+before without passing through `weight_hh`, `columns` the gradients of the pre-activations. The
+gradient of `weights` is a sum over all rows of what `weight_gradients(columns, before, after)`
+gives, with the columns of the whole step; it waits until the loop is done.
 """
 
 from collections.abc import Callable
@@ -29,7 +31,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from rnnkit_kernels.cells import elman, gru, lstm
+from rnnkit_kernels.cells import elman, gru, lstm, lstm_coupled, lstm_peephole
 
 Stage = Callable[..., tuple[Any, Any]]
 
@@ -49,6 +51,9 @@ class Cell:
         carry: the state gradients that bypass `weight_hh`, in the order of the carry tuple.
         input_columns: the gradient columns of W_ih x, in weight order.
         operand: `(saved, h) -> operand` of every stage after the first, for its weight gradient.
+        weights: vectors of one value per unit, such as peepholes.
+        weight_gradients: `(columns, before, after) -> values`, one for each of `weights`, whose sum
+            over all rows is its gradient; None for cells without.
     """
 
     name: str
@@ -60,6 +65,8 @@ class Cell:
     carry: tuple[Literal["hidden", "cell"], ...] = ()
     input_columns: tuple[int, ...] = ()
     operand: tuple[Callable[..., Any], ...] = ()
+    weights: int = 0
+    weight_gradients: Callable[..., tuple[Any, ...]] | None = None
 
     @property
     def gates_at(self) -> tuple[int, ...]:
@@ -86,6 +93,10 @@ class Cell:
         """Whether a second state, c, is carried beside h."""
         return "cell" in self.carry
 
+    def carried(self, zoneout: bool) -> tuple[Literal["hidden", "cell"], ...]:
+        """The state gradients that bypass `weight_hh`; with zoneout that of h always does."""
+        return self.carry if "hidden" in self.carry or not zoneout else (*self.carry, "hidden")
+
 
 LSTM = Cell(
     "lstm",
@@ -96,6 +107,40 @@ LSTM = Cell(
     backward=(lstm.backward,),
     carry=("cell",),
     input_columns=(0, 1, 2, 3),
+)
+LSTM_PEEPHOLE = Cell(
+    "lstm_peephole",
+    gates=(4,),
+    saved=(4,),
+    columns=(4,),
+    forward=(lstm_peephole.forward,),
+    backward=(lstm_peephole.backward,),
+    carry=("cell",),
+    input_columns=(0, 1, 2, 3),
+    weights=3,
+    weight_gradients=lstm_peephole.weight_gradients,
+)
+LSTM_COUPLED = Cell(
+    "lstm_coupled",
+    gates=(3,),
+    saved=(3,),
+    columns=(3,),
+    forward=(lstm_coupled.forward,),
+    backward=(lstm_coupled.backward,),
+    carry=("cell",),
+    input_columns=(0, 1, 2),
+)
+LSTM_COUPLED_PEEPHOLE = Cell(
+    "lstm_coupled_peephole",
+    gates=(3,),
+    saved=(3,),
+    columns=(3,),
+    forward=(lstm_coupled.peephole_forward,),
+    backward=(lstm_coupled.peephole_backward,),
+    carry=("cell",),
+    input_columns=(0, 1, 2),
+    weights=2,
+    weight_gradients=lstm_coupled.peephole_weight_gradients,
 )
 GRU = Cell(
     "gru",
@@ -137,4 +182,16 @@ RNN_RELU = Cell(
     input_columns=(0,),
 )
 
-CELLS = {cell.name: cell for cell in (LSTM, GRU, GRU_RESET_BEFORE, RNN_TANH, RNN_RELU)}
+CELLS = {
+    cell.name: cell
+    for cell in (
+        LSTM,
+        LSTM_PEEPHOLE,
+        LSTM_COUPLED,
+        LSTM_COUPLED_PEEPHOLE,
+        GRU,
+        GRU_RESET_BEFORE,
+        RNN_TANH,
+        RNN_RELU,
+    )
+}

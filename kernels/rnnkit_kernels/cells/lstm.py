@@ -7,7 +7,7 @@ h'      = o ⊙ tanh(c')
 """
 
 
-def forward(x_gates, h_gates, saved, state, sigmoid, tanh, relu):
+def forward(x_gates, h_gates, saved, state, weights, sigmoid, tanh, relu):
     """One step; saves the four activated gates."""
     input_gate = sigmoid(x_gates[0] + h_gates[0])
     forget_gate = sigmoid(x_gates[1] + h_gates[1])
@@ -18,7 +18,7 @@ def forward(x_gates, h_gates, saved, state, sigmoid, tanh, relu):
     return (input_gate, forget_gate, candidate, output_gate), (hidden_state, cell_state)
 
 
-def backward(saved, before, after, gradient, carry, tanh):
+def backward(saved, before, after, gradient, carry, weights, tanh):
     """∂L/∂(i, f, g, o) before activation, and ∂L/∂c of the step before."""
     input_gate, forget_gate, candidate, output_gate = saved
     tanh_cell = tanh(after[1])

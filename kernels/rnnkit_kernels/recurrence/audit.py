@@ -50,15 +50,18 @@ def compile_kernel(
     """Compile one kernel for `capability` as its launcher would, and read what it takes."""
     in_float32 = ("cell_state", "carry_gradient", "c0", "states")
     in_int64 = ("batch_sizes", "offsets")
-    in_int32 = ("t", "steps", "batch")
+    in_int32 = ("counters", "error")
+    integers = ("first_member", "reverse", "begin", "end", "steps", "batch", "budget")
     signature: dict[str, str] = {}
     for argument in function.arg_names:
         if argument in constants:
             signature[argument] = "constexpr"
-        elif argument in in_int32:
+        elif argument in integers:
             signature[argument] = "i32"
         elif argument in in_int64:
             signature[argument] = "*i64"
+        elif argument in in_int32:
+            signature[argument] = "*i32"
         else:
             signature[argument] = "*fp32" if argument in in_float32 else _TYPES[dtype]
     positions = {argument: i for i, argument in enumerate(function.arg_names)}
@@ -104,7 +107,8 @@ def compile_plan(
     dtype: torch.dtype,
     capability: int,
     ragged: bool = True,
-    reverse: bool = False,
+    members: int = 1,
+    zoneout: bool = False,
 ) -> list[Resources]:
     """Compile every kernel that `plan` launches for training.
 
@@ -115,40 +119,49 @@ def compile_plan(
         dtype: of inputs and weights.
         capability: 80, 90, 100, ...
         ragged: whether sequences differ in length.
-        reverse: the direction.
+        members: directions in one launch.
+        zoneout: whether states are kept in part.
 
     Returns:
         One entry a kernel.
     """
     found = []
-    launches: list[tuple[Literal["forward", "backward"], Any, dict[str, Any]]] = [
-        (
-            "forward",
-            forward,
-            forward.forward_constants(
-                cell, plan, hidden, dtype.itemsize, reverse, ragged, save=True
-            ),
-        ),
-        (
-            "backward",
-            backward,
-            backward.backward_constants(cell, plan, hidden, dtype.itemsize, reverse, ragged),
-        ),
-    ]
-    for direction, module, constants in launches:
-        name = f"{plan.mode}_{direction}"
-        if not ragged:
-            constants |= {"batch_sizes": None, "offsets": None}
-        for stage in range(len(cell.forward)) if plan.mode == "launch" else [None]:
-            of_stage = constants if stage is None else {**constants, "STAGE": stage}
-            found.append(
-                compile_kernel(
-                    getattr(module, name),
-                    of_stage,
-                    dtype,
-                    capability,
-                    plan.options(direction),
-                    name if stage is None else f"{name}[{stage}]",
-                )
-            )
+    for direction, module in (("forward", forward), ("backward", backward)):
+        constants = constants_of(cell, plan, hidden, dtype, direction, ragged, members, zoneout)
+        kind = "resident" if plan.mode == "resident" else "stepping"
+        function = getattr(module, f"{kind}_{direction}")
+        stages = len(cell.forward)
+        runs: list[tuple[int, int] | None] = [(0, stages)]
+        if plan.mode == "launch":
+            runs = [(stage, stage + 1) for stage in range(stages)]
+        for run in [None] if plan.mode == "resident" else runs:
+            name = f"{plan.mode}_{direction}" + (f"[{run[0]}]" if run and len(runs) > 1 else "")
+            of_run = constants if run is None else {**constants, "STAGES": run}
+            options = plan.options(direction)
+            found.append(compile_kernel(function, of_run, dtype, capability, options, name))
     return found
+
+
+def constants_of(
+    cell: Cell,
+    plan: Plan,
+    hidden: int,
+    dtype: torch.dtype,
+    direction: Literal["forward", "backward"],
+    ragged: bool,
+    members: int,
+    zoneout: bool,
+) -> dict[str, Any]:
+    """A training kernel's compile-time arguments, absent tensors among them."""
+    sizes = (hidden, dtype.itemsize, members, ragged)
+    if direction == "forward":
+        constants = forward.forward_constants(cell, plan, *sizes, save=True, zoneout=zoneout)
+    else:
+        constants = backward.backward_constants(cell, plan, *sizes, zoneout=zoneout)
+    absent = [] if ragged else ["batch_sizes", "offsets"]
+    absent += [] if zoneout else ["zoneout"]
+    if direction == "backward" and not cell.has_cell_state:
+        absent.append("c0")
+    if plan.mode == "launch":
+        absent += ["counters", "error"]
+    return constants | dict.fromkeys(absent)

@@ -2,7 +2,12 @@
 
 It runs where Triton can't: on CPU inside the opaque operator that `torch.compile` and
 `torch.export` see, in float64, and with a projection. Step maths is in float32 for 16-bit inputs.
+
+With zoneout a step ends in (h', c') = z ⊙ (h, c) + (1 − z) ⊙ (h̃, c̃), with (h̃, c̃) what the cell
+gave. Going back, 1 − z of each gradient enters the cell and z of it passes to the step before.
 """
+
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -17,14 +22,44 @@ def state_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def _vectors(cell_weights: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """(W, H) or None as the cells take it: W tensors (H,)."""
+    return () if cell_weights is None else cell_weights.to(dtype).unbind(0)
+
+
+def _split(
+    names: tuple[str, ...], gradient: Tensor, carried: tuple[Tensor, ...], zoneout: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Share the gradients of h' and c' between the cell, 1 − z, and the step before, z.
+
+    Args:
+        names: which state each of `carried` belongs to; "hidden" is among them.
+        gradient: (n, H), of h' without what was carried.
+        carried: (n, H) each.
+        zoneout: (n, Z, H).
+
+    Returns:
+        ∂L/∂h̃ with its carried part; what the cell takes as its carry, zero where "hidden"; and
+        what passes the cell by, both in the order of `names`.
+    """
+    at = names.index("hidden")
+    whole = [*carried[:at], carried[at] + gradient, *carried[at + 1 :]]
+    shares = [zoneout[:, ("hidden", "cell").index(name)] for name in names]
+    inward = [(1 - z) * value for z, value in zip(shares, whole, strict=True)]
+    gradient, inward[at] = inward[at], torch.zeros_like(gradient)
+    return gradient, tuple(inward), tuple(z * v for z, v in zip(shares, whole, strict=True))
+
+
 def forward(
     cell: Cell,
     x_gates: Tensor,
     weight_hh: Tensor,
     bias_hh: Tensor,
     weight_hr: Tensor | None,
+    cell_weights: Tensor | None,
     h0: Tensor,
     c0: Tensor | None,
+    zoneout: Tensor | None,
     rows: Rows,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -36,20 +71,33 @@ def forward(
         weight_hh: (G·H, P), P = H without projection.
         bias_hh: (G·H,).
         weight_hr: (P, H) or None, the projection of LSTMP.
+        cell_weights: (W, H) or None, the cell's own vectors.
         h0: (B, P).
         c0: (B, H) in `state_dtype`, or None.
+        zoneout: (N, Z, H) or None, the shares of h and, in cells with one, of c that stay.
         rows: which rows belong to a step.
         reverse: whether t falls.
 
     Returns:
         y (N, P), zero in rows that belong to no step; saved (N, S, H); states (N, C, H) in
-        `state_dtype`: c, then h before projection, each where there is one.
+        `state_dtype`: c', then with zoneout h̃ and c̃, then h before projection, each where there
+        is one.
+
+    Raises:
+        ValueError: for zoneout with a projection.
     """
+    if zoneout is not None and weight_hr is not None:
+        raise ValueError(
+            "zoneout with a projection (weight_hr) is not defined: zoneout keeps units of the "
+            "cell's h, a projection hands on another vector"
+        )
     hidden = x_gates.shape[2]
     exact = state_dtype(x_gates.dtype)
+    vectors = _vectors(cell_weights, exact)
     y = x_gates.new_zeros(x_gates.shape[0], h0.shape[1])
     saved = x_gates.new_zeros(x_gates.shape[0], cell.saved_at[-1], hidden)
-    extra = (1 if cell.has_cell_state else 0) + (1 if weight_hr is not None else 0)
+    own = int(cell.has_cell_state)
+    extra = own + (0 if zoneout is None else 1 + own) + int(weight_hr is not None)
     states = x_gates.new_zeros(x_gates.shape[0], extra, hidden, dtype=exact)
     h = h0.clone()
     c = None if c0 is None else c0.clone()
@@ -68,6 +116,7 @@ def forward(
                 h_gates.view(count, -1, hidden).to(exact).unbind(1),
                 kept,
                 before,
+                vectors,
                 torch.sigmoid,
                 torch.tanh,
                 torch.relu,
@@ -76,6 +125,13 @@ def forward(
             operand = result[0].to(h.dtype)
         if cell.saved_at[-1]:
             saved[now] = torch.stack(kept, 1)
+        if zoneout is not None:
+            states[now, own:] = torch.stack(result, 1)
+            shares = zoneout[now].to(exact).unbind(1)
+            result = tuple(
+                z * a + (1 - z) * b for z, a, b in zip(shares, before, result, strict=True)
+            )
+            operand = result[0].to(h.dtype)
         if c is not None:
             states[now, 0] = c[:count] = result[1]
         if weight_hr is not None:
@@ -85,6 +141,31 @@ def forward(
     return y, saved, states
 
 
+def states_around(
+    cell: Cell,
+    h0: Tensor,
+    c0: Tensor | None,
+    zoneout: Tensor | None,
+    rows: Rows,
+    reverse: bool,
+    y: Tensor,
+    states: Tensor,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """(h,) or (h, c) that the cell took, and that it gave before zoneout, (N, ·) each, of all rows.
+
+    The sums after the loop take them too: weight gradients, and those of the cell's own vectors.
+    Arguments are those of `backward`.
+    """
+    before: tuple[Tensor, ...] = (rows.before(y, h0, reverse),)
+    after: tuple[Tensor, ...] = (y,)
+    if c0 is not None:
+        c = states[:, 0]
+        before, after = (*before, rows.before(c, c0, reverse)), (y, c)
+    if zoneout is not None:
+        after = states[:, int(cell.has_cell_state) :].unbind(1)
+    return before, after
+
+
 def backward(
     cell: Cell,
     dy: Tensor,
@@ -92,8 +173,10 @@ def backward(
     dc_n: Tensor | None,
     weight_hh: Tensor,
     weight_hr: Tensor | None,
+    cell_weights: Tensor | None,
     h0: Tensor,
     c0: Tensor | None,
+    zoneout: Tensor | None,
     rows: Rows,
     reverse: bool,
     y: Tensor,
@@ -108,17 +191,20 @@ def backward(
 
     Returns:
         columns (N, R, H), gradients of the pre-activations, zero in rows of no step; the carry at
-        the start of each sequence, (B, H) each; and the gradient of the projected h (N, P) or None.
+        the start of each sequence, (B, H) each, in the order of `cell.carried`: as `cell.carry`
+        and, with zoneout in a cell whose carry has no "hidden", that one last; and the gradient of
+        the projected h (N, P) or None.
     """
     hidden, exact = weight_hh.shape[0] // cell.gates_at[-1], state_dtype(dy.dtype)
     columns = dy.new_zeros(dy.shape[0], cell.columns_at[-1], hidden)
     projected = torch.zeros_like(dy) if weight_hr is not None else None
-    h_before = rows.before(y, h0, reverse)
-    c_before = None if c0 is None else rows.before(states[:, 0], c0, reverse)
+    all_before, all_after = states_around(cell, h0, c0, zoneout, rows, reverse, y, states)
+    vectors, nothing = _vectors(cell_weights, exact), dy.new_zeros((), dtype=exact)
     d_h = dh_n.to(exact, copy=True)
+    names = cell.carried(zoneout is not None)
     carry = [
         dc_n.clone() if name == "cell" and dc_n is not None else d_h.new_zeros(len(h0), hidden)
-        for name in cell.carry
+        for name in names
     ]
     steps = [(first, count) for first, count in rows.to_host() if count > 0]
     for first, count in steps if reverse else reversed(steps):
@@ -127,14 +213,17 @@ def backward(
         if projected is not None and weight_hr is not None:
             projected[now] = gradient
             gradient = (projected[now] @ weight_hr).to(exact)
-        before: tuple[Tensor, ...] = (h_before[now].to(exact),)
-        after: tuple[Tensor, ...] = (y[now].to(exact),)
-        if c_before is not None:
-            before, after = (*before, c_before[now]), (*after, states[now, 0])
+        before = tuple(value[now].to(exact) for value in all_before)
+        after = tuple(value[now].to(exact) for value in all_after)
         kept = saved[now].to(exact).unbind(1)
         carried = tuple(value[:count] for value in carry)
+        passed: tuple[Tensor, ...] = ()
+        if zoneout is not None:
+            gradient, carried, passed = _split(names, gradient, carried, zoneout[now].to(exact))
         for stage in reversed(range(len(cell.backward))):
-            new, carried = cell.backward[stage](kept, before, after, gradient, carried, torch.tanh)
+            new, carried = cell.backward[stage](
+                kept, before, after, gradient, carried, vectors, torch.tanh
+            )
             at = cell.columns_at[stage]
             columns[now, at : at + len(new)] = torch.stack(new, 1).to(dy.dtype)
             gates = slice(cell.gates_at[stage], cell.gates_at[stage + 1])
@@ -142,6 +231,9 @@ def backward(
             d_gates = columns[now, read].reshape(count, -1)
             gradient = (d_gates @ weight_hh[gates.start * hidden : gates.stop * hidden]).to(exact)
         d_h[:count] = gradient
+        if zoneout is not None:
+            # A cell without a hidden carry has only what passed it in that place, the last.
+            carried = tuple(a + b for a, b in zip_longest(carried, passed, fillvalue=nothing))
         for value, new_value in zip(carry, carried, strict=True):
             value[:count] = new_value
     return columns, tuple(carry), projected

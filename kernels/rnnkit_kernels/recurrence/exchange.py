@@ -1,180 +1,184 @@
-"""How the hidden tiles of one step meet, and the recurrent product over what they exchange.
+"""How the programs of one step meet, when they run at once and each holds a slice of the weights.
 
-* launch: one launch a step; the tiles of the step before lie in memory (`streamed_product`).
-* resident: one program owns all hidden units of its sequences; the tiles stay in registers and
-  the weights in shared memory for the whole sequence (`resident_product`).
+* counter: each announces on a counter what it has written (`arrive`), and waits until all of its
+  group have (`wait`).
+* data as flag: the exchange is filled with a pattern that is never published, all ones, and readers
+  poll the data itself until nothing of that is left (`fetch`, `publish`).
 
-The product is weight-stationary: rows are hidden units (times gates), columns are sequences.
+The argument why this is right, rule by rule, stands in kernels/README.md.
 """
 
-from collections.abc import Callable
-from functools import cache
+import os
 from typing import Any
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn.functional import pad
 
+from rnnkit_kernels.recurrence.plan import Plan
+from rnnkit_kernels.recurrence.rows import Rows
 
-@triton.constexpr_function
-def start_of(at, stage):
-    """First gate, saved value or column of a stage, from the running sums `at`."""
-    return at[stage]
-
-
-@triton.constexpr_function
-def end_of(at, stage):
-    """One past the last of them."""
-    return at[stage + 1]
-
-
-@triton.constexpr_function
-def count_of(at, stage):
-    """How many there are."""
-    return at[stage + 1] - at[stage]
-
-
-@triton.constexpr_function
-def size_of(chunks, i):
-    """Units in chunk i, of (first unit, size) pairs."""
-    return chunks[i][1]
-
-
-@triton.constexpr_function
-def padded_gates(at, stage):
-    """Gates of a stage, rounded up to a power of two."""
-    return triton.next_power_of_2(at[stage + 1] - at[stage])
+# Counters lie apart, so that two groups never poll the same cache line.
+COUNTER_STRIDE = tl.constexpr(32)
+# Polls that one program may spend in a launch before it gives up waiting: half a minute or so.
+MAX_POLLS = 2**26
 
 
 @triton.jit
-def step_rows(t, steps, batch, batch_sizes, offsets, RAGGED: tl.constexpr):
-    """First row (int64) and number of rows of step t; none outside [0, steps)."""
-    inside = (t >= 0) & (t < steps)
-    if RAGGED:
-        count = tl.load(batch_sizes + t, mask=inside, other=0).to(tl.int32)
-        first = tl.load(offsets + t, mask=inside, other=0)
+def as_words(pointer):
+    """The same memory as integers of the same size, in which no value is a NaN."""
+    if pointer.dtype.element_ty.primitive_bitwidth == 16:
+        words = pointer.to(tl.pointer_type(tl.int16), bitcast=True)
     else:
-        count = tl.where(inside, batch, 0)
-        first = tl.where(inside, t, 0).to(tl.int64) * batch
-    return first, count
+        words = pointer.to(tl.pointer_type(tl.int32), bitcast=True)
+    return words
 
 
 @triton.jit
-def gate_rows(unit_start, GATES: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr, HIDDEN):
-    """Rows of `weight_hh` for a block of units, their gates side by side, and which rows exist."""
-    stacked = tl.arange(0, PADDED * BLOCK)
-    unit = unit_start + stacked // PADDED
-    gate = stacked % PADDED
-    return gate * HIDDEN + unit, (gate < GATES) & (unit < HIDDEN)
+def fetch(pointer, mask, budget, MEETING: tl.constexpr):
+    """Load a tile of the exchange that programs of this launch may still be writing.
 
-
-@triton.jit
-def unstack(stacked, PADDED: tl.constexpr, BLOCK: tl.constexpr, BLOCK_B: tl.constexpr):
-    """Take (BLOCK·PADDED, BLOCK_B) apart into PADDED tiles (BLOCK, BLOCK_B), one a gate."""
-    if PADDED == 1:
-        return (stacked,)
-    elif PADDED == 2:
-        first, second = tl.split(tl.permute(tl.reshape(stacked, (BLOCK, 2, BLOCK_B)), (0, 2, 1)))
-        return first, second
+    With data as flag it polls until no element is all ones, the one pattern that `publish` never
+    writes. Each element is the flag of itself only. Returns the tile and the polls that are left.
+    """
+    if MEETING == "data":
+        words = as_words(pointer)
+        bits = tl.load(words, mask=mask, other=0, volatile=True)
+        while (tl.min((bits != -1).to(tl.int32)) == 0) & (budget > 0):
+            bits = tl.load(words, mask=mask, other=0, volatile=True)
+            budget -= 1
+        return bits.to(pointer.dtype.element_ty, bitcast=True), budget
+    elif MEETING == "counter":
+        # Written by other multiprocessors: there is nothing to find in this one's first level.
+        return tl.load(pointer, mask=mask, other=0.0, cache_modifier=".cg"), budget
     else:
-        tile = tl.permute(tl.reshape(stacked, (BLOCK, 2, 2, BLOCK_B)), (0, 3, 1, 2))
-        even, odd = tl.split(tile)
-        first, third = tl.split(even)
-        second, fourth = tl.split(odd)
-        return first, second, third, fourth
+        return tl.load(pointer, mask=mask, other=0.0), budget
 
 
 @triton.jit
-def streamed_product(
-    accumulator,
-    weight,
-    weight_mask,
-    weight_step,
-    operand,
-    start,
-    lane_stride,
-    started,
-    starting,
-    WIDTH: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Add weight (rows, WIDTH) @ operand (WIDTH, sequences), both read from memory.
+def publish(pointer, value, mask, MEETING: tl.constexpr):
+    """Store a tile of the exchange; with data as flag all ones become another NaN."""
+    value = value.to(pointer.dtype.element_ty)
+    if MEETING == "data":
+        words = as_words(pointer)
+        bits = value.to(words.dtype.element_ty, bitcast=True)
+        quiet: tl.constexpr = 0x7FFF if words.dtype.element_ty == tl.int16 else 0x7FFFFFFF
+        tl.store(words, tl.where(bits == -1, quiet, bits), mask=mask)
+    else:
+        tl.store(pointer, value, mask=mask)
+
+
+@triton.jit
+def arrive(counter, MEETING: tl.constexpr):
+    """Announce that all this program published so far can be read."""
+    if MEETING == "counter":
+        # Every thread's stores come before the one release that a single thread makes.
+        tl.debug_barrier()
+        tl.atomic_add(counter, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def wait(counter, target, budget, MEETING: tl.constexpr):
+    """Wait for `target` announcements, or until the polls run out; returns those left."""
+    if MEETING == "counter":
+        while (tl.atomic_add(counter, 0, sem="acquire", scope="gpu") < target) & (budget > 0):
+            budget -= 1
+        # No thread goes on before the one that saw the counter.
+        tl.debug_barrier()
+    return budget
+
+
+@triton.jit
+def settle(MEETING: tl.constexpr):
+    """Let every thread of this program read what the others of it wrote a turn ago."""
+    if MEETING == "data":  # the barrier of `arrive` does it for counters
+        tl.debug_barrier()
+
+
+def blank_exchange(
+    shape: tuple[int, ...], padded: Rows | None, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Memory (N, ...) that no program has written yet, as `fetch` with data as flag sees it.
 
     Args:
-        accumulator: (rows, BLOCK_B).
-        weight: pointers (rows, 1) to column 0; `weight_step` elements lead to the next column.
-        operand: pointer to the rows of sequences that run, (BLOCK_B, WIDTH).
-        start: as `operand`, for sequences that begin at this step.
-        lane_stride: elements between two sequences of `operand`; those of `start` lie WIDTH apart.
-        started, starting: (BLOCK_B,) masks, disjoint.
+        shape: N rows first.
+        padded: the rows, where some belong to no step: those are zero, for nobody writes them.
+        dtype: of the elements.
+        device: where.
     """
-    lane = tl.arange(0, started.shape[0])
-    for k_start in range(0, WIDTH, BLOCK_K):
-        k = k_start + tl.arange(0, BLOCK_K)
-        inside = k < WIDTH
-        w = tl.load(
-            weight + k[None, :] * weight_step, mask=weight_mask & inside[None, :], other=0.0
-        )
-        v = tl.load(
-            operand + lane[None, :] * lane_stride + k[:, None],
-            mask=started[None, :] & inside[:, None],
-            other=0.0,
-        )
-        v += tl.load(
-            start + lane[None, :] * WIDTH + k[:, None],
-            mask=starting[None, :] & inside[:, None],
-            other=0.0,
-        )
-        accumulator = tl.dot(w, v, accumulator, input_precision=PRECISION)
-    return accumulator
+    words = torch.int32 if dtype == torch.float32 else torch.int16
+    blank = torch.full(shape, -1, dtype=words, device=device)
+    if padded is not None and padded.batch_sizes is not None:
+        sequence = torch.arange(padded.batch, device=device)
+        inside = (sequence < padded.batch_sizes[:, None]).flatten()
+        blank *= inside.view(-1, *[1] * (len(shape) - 1))
+    return blank.view(dtype)
 
 
-@triton.jit
-def resident_product(accumulator, weights, FIRST: tl.constexpr, operand, PRECISION: tl.constexpr):
-    """Add Σ_j weights[FIRST + j] @ operand[j]: tiles in shared memory, operands in registers."""
-    for j in tl.static_range(len(operand)):
-        accumulator = tl.dot(weights[FIRST + j], operand[j], accumulator, input_precision=PRECISION)
-    return accumulator
+def launch_together(
+    kernel: Any,
+    plan: Plan,
+    unit_tiles: int,
+    batch_tiles: int,
+    members: int,
+    tensors: tuple[Any, ...],
+    integers: tuple[int, ...],
+    options: dict[str, Any],
+    wavefront: bool = False,
+) -> None:
+    """Launch programs that wait for each other: all of them run at once, or none.
 
+    One group of `unit_tiles` programs a member and tile of sequences, or fewer groups that take
+    several tiles in turn. Directions run one after another where they don't fit together; the
+    layers of a wavefront wait for each other, so they have to.
 
-@cache
-def _jitted(function: Callable[..., Any]) -> Any:
-    compiled = triton.jit(function)
-    # The interpreter calls the plain function; its wrapper insists on functions that name `tl`.
-    return compiled if isinstance(compiled, triton.JITFunction) else function
-
-
-def stage_functions(stages: tuple[Callable[..., Any], ...]) -> dict[str, Any]:
-    """A cell's stages as the kernels' constants FIRST_STAGE and SECOND_STAGE."""
-    first, second = (*stages, None)[:2]
-    return {
-        "FIRST_STAGE": _jitted(first),
-        "SECOND_STAGE": None if second is None else _jitted(second),
-    }
-
-
-def aligned(tensor: Tensor) -> Tensor:
-    """`tensor`, contiguous and on a 16-byte boundary; a copy where it was not.
-
-    Triton compiles a kernel anew, with narrow loads, for pointers off that boundary; a slice of a
-    stack of states is contiguous and may still lie off it.
+    Raises:
+        RuntimeError: the programs waited in vain, or the grid does not fit the device.
     """
-    tensor = tensor.contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()
+    limit = max(1, plan.multiprocessors // unit_tiles)
+    if wavefront and members > limit:
+        raise RuntimeError(
+            f"a wavefront of {members} layers takes {members * unit_tiles} programs at once, more "
+            f"than the {plan.multiprocessors} multiprocessors"
+        )
+    together = members if members <= limit else 1
+    groups = min(batch_tiles, limit // together)
+    device = tensors[0].device
+    # Made anew on every call, so that a replayed graph starts from zero again.
+    counters = torch.zeros(
+        members * batch_tiles * COUNTER_STRIDE.value + 1, dtype=torch.int32, device=device
+    )
+    error = counters[-1:]
+    for first in range(0, members, together):
+        cooperate(
+            kernel,
+            (unit_tiles, groups, together),
+            (*tensors, counters, error, first, *integers, MAX_POLLS),
+            options,
+        )
+    message = (
+        f"the {unit_tiles} programs of a group waited for each other in vain "
+        f"({MAX_POLLS:,} polls): the results are not valid"
+    )
+    if os.environ.get("RNNKIT_CHECK") == "1" and bool(error):
+        raise RuntimeError(message)
+    # Without waiting for the device; a failed assertion stops it.
+    torch._assert_async(error == 0, message)
 
 
-def padded_width(width: int, itemsize: int) -> int:
-    """`width` elements rounded up to 16 bytes: loads of unpadded rows fall to 32 bits."""
-    return width + -width % (16 // itemsize)
+def cooperate(
+    kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], options: dict[str, Any]
+) -> None:
+    """One cooperative launch.
 
-
-def padded_rows(weight: Tensor) -> Tensor:
-    """`weight` with rows of `padded_width`.
-
-    Made anew on every call: a cached copy would miss what an optimiser writes into the parameter
-    while a CUDA graph replays.
+    The interpreter runs programs one after another: none may wait for another there.
     """
-    missing = padded_width(weight.shape[1], weight.itemsize) - weight.shape[1]
-    return pad(weight, (0, missing)) if missing else aligned(weight)
+    if isinstance(kernel, triton.JITFunction):
+        kernel[grid](*arguments, **options, launch_cooperative_grid=True)
+    elif grid[0] == 1 and not options["WAVEFRONT"]:
+        kernel[grid](*arguments, **options)
+    else:
+        raise RuntimeError(
+            f"of {grid} programs some wait for others, and the interpreter runs one after another"
+        )

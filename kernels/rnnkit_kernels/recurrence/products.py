@@ -1,0 +1,181 @@
+"""The recurrent product, W_hh times what the step before left, in its four forms.
+
+The product is weight-stationary: rows are hidden units (times gates), columns are sequences.
+
+* `streamed_product`: weights and operand come from memory, a launch a step.
+* `held_product`, `split_product`: forward and backward of programs that meet; a slice of the
+  weights stays in shared memory for the whole sequence, the operand comes from the others.
+* `resident_product`: all weights stay in shared memory, the operand in registers.
+"""
+
+import triton
+import triton.language as tl
+
+from rnnkit_kernels.recurrence.exchange import fetch
+from rnnkit_kernels.recurrence.layout import size_of
+
+
+@triton.jit
+def streamed_product(
+    accumulator,
+    weight,
+    weight_mask,
+    weight_step,
+    operand,
+    start,
+    lane_stride,
+    started,
+    starting,
+    WIDTH: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add weight (rows, WIDTH) @ operand (WIDTH, sequences), both read from memory.
+
+    Args:
+        accumulator: (rows, BLOCK_B).
+        weight: pointers (rows, 1) to column 0; `weight_step` elements lead to the next column.
+        operand: pointer to the rows of sequences that run, (BLOCK_B, WIDTH).
+        start: as `operand`, for sequences that begin at this step.
+        lane_stride: elements between two sequences of `operand`; those of `start` lie WIDTH apart.
+        started, starting: (BLOCK_B,) masks, disjoint.
+    """
+    lane = tl.arange(0, started.shape[0])
+    for k_start in range(0, WIDTH, BLOCK_K):
+        k = k_start + tl.arange(0, BLOCK_K)
+        inside = k < WIDTH
+        w = tl.load(
+            weight + k[None, :] * weight_step, mask=weight_mask & inside[None, :], other=0.0
+        )
+        v = tl.load(
+            operand + lane[None, :] * lane_stride + k[:, None],
+            mask=started[None, :] & inside[:, None],
+            other=0.0,
+        )
+        v += tl.load(
+            start + lane[None, :] * WIDTH + k[:, None],
+            mask=starting[None, :] & inside[:, None],
+            other=0.0,
+        )
+        accumulator = tl.dot(w, v, accumulator, input_precision=PRECISION)
+    return accumulator
+
+
+@triton.jit
+def held_weights(weight, weight_mask, weight_step, WIDTH: tl.constexpr, CHUNKS: tl.constexpr):
+    """The tiles (rows, size) of `weight` over CHUNKS of its WIDTH columns; see `held_product`."""
+    tiles = ()
+    for j in tl.static_range(len(CHUNKS)):
+        k = CHUNKS[j][0] + tl.arange(0, size_of(CHUNKS, j))
+        mask = weight_mask & (k < WIDTH)[None, :]
+        tiles = tiles + (tl.load(weight + k[None, :] * weight_step, mask=mask, other=0.0),)
+    return tiles
+
+
+@triton.jit
+def held_product(
+    accumulator,
+    weights,
+    operand,
+    start,
+    lane_stride,
+    started,
+    starting,
+    budget,
+    WIDTH: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    MEETING: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """As `streamed_product`, with `held_weights` that stay in shared memory over all steps.
+
+    A chunk is multiplied as soon as it is there, while those after it may still be on their way.
+    """
+    lane = tl.arange(0, started.shape[0])
+    for j in tl.static_range(len(CHUNKS)):
+        k = CHUNKS[j][0] + tl.arange(0, size_of(CHUNKS, j))
+        inside = k < WIDTH
+        v, budget = fetch(
+            operand + lane[None, :] * lane_stride + k[:, None],
+            started[None, :] & inside[:, None],
+            budget,
+            MEETING,
+        )
+        # Sequences that begin here read h0 itself, whatever its bits, and poll nothing.
+        v += tl.load(
+            start + lane[None, :] * WIDTH + k[:, None],
+            mask=starting[None, :] & inside[:, None],
+            other=0.0,
+        )
+        accumulator = tl.dot(weights[j], v, accumulator, input_precision=PRECISION)
+    return accumulator, budget
+
+
+@triton.constexpr_function
+def slice_of(chunks, j, split):
+    """Units in one of the `split` slices of chunk j."""
+    return chunks[j][1] // split
+
+
+@triton.jit
+def split_weights(
+    weight,
+    weight_mask,
+    weight_step,
+    WIDTH: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    SPLIT: tl.constexpr,
+):
+    """As `held_weights`, each tile cut into (SPLIT, rows, size / SPLIT); see `split_product`."""
+    part = tl.arange(0, SPLIT)
+    tiles = ()
+    for j in tl.static_range(len(CHUNKS)):
+        inner = tl.arange(0, slice_of(CHUNKS, j, SPLIT))
+        k = CHUNKS[j][0] + part[:, None] * slice_of(CHUNKS, j, SPLIT) + inner[None, :]
+        mask = weight_mask[None, :, :] & (k < WIDTH)[:, None, :]
+        at = weight[None, :, :] + k[:, None, :] * weight_step
+        tiles = tiles + (tl.load(at, mask=mask, other=0.0),)
+    return tiles
+
+
+@triton.jit
+def split_product(
+    gradient,
+    weights,
+    operand,
+    lane_stride,
+    running,
+    budget,
+    WIDTH: tl.constexpr,
+    CHUNKS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    MEETING: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Add weight (rows, WIDTH) @ operand (WIDTH, sequences) with the depth split over the warps.
+
+    The rows are few here and the product is deep: each warp takes a slice of every chunk, and the
+    partial sums are added at the end, in a fixed order.
+    """
+    lane = tl.arange(0, running.shape[0])
+    part = tl.arange(0, SPLIT)
+    partial = tl.zeros((SPLIT, gradient.shape[0], gradient.shape[1]), tl.float32)
+    for j in tl.static_range(len(CHUNKS)):
+        inner = tl.arange(0, slice_of(CHUNKS, j, SPLIT))
+        k = CHUNKS[j][0] + part[:, None] * slice_of(CHUNKS, j, SPLIT) + inner[None, :]
+        v, budget = fetch(
+            operand + lane[None, None, :] * lane_stride + k[:, :, None],
+            running[None, None, :] & (k < WIDTH)[:, :, None],
+            budget,
+            MEETING,
+        )
+        partial = tl.dot(weights[j], v, partial, input_precision=PRECISION)
+    return gradient + tl.sum(partial, axis=0), budget
+
+
+@triton.jit
+def resident_product(accumulator, weights, FIRST: tl.constexpr, operand, PRECISION: tl.constexpr):
+    """Add Σ_j weights[FIRST + j] @ operand[j]: tiles in shared memory, operands in registers."""
+    for j in tl.static_range(len(operand)):
+        accumulator = tl.dot(weights[FIRST + j], operand[j], accumulator, input_precision=PRECISION)
+    return accumulator
