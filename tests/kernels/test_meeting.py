@@ -279,11 +279,16 @@ def test_second_derivative_of_a_wavefront() -> None:
         torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-3)
 
 
-def test_wavefront_operator_passes_opcheck() -> None:
+def test_wavefront_operators_pass_opcheck() -> None:
     _, (inputs, fixed) = random_stack("lstm", "packed", 2, 0.3)
     tests = ("test_schema", "test_autograd_registration", "test_faketensor")
     given = leaves(inputs, torch.float32)
     torch.library.opcheck(stack.stack, (*given, *fixed, "data", True), test_utils=tests)
+    with torch.no_grad():
+        y, h_n, c_n, *kept = stack.stack(*given, *fixed, "data", True)
+    arriving = (torch.ones_like(y), torch.ones_like(h_n), torch.ones_like(c_n))
+    backward = (*arriving, *given, *fixed[:4], *kept, *fixed[4:], "data", True)
+    torch.library.opcheck(stack.stack_backward, backward, test_utils=tests)
 
 
 def test_stacked_layers_run_as_a_wavefront_and_draw_the_masks_of_single_layers(

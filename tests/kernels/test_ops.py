@@ -28,6 +28,19 @@ def test_operator_passes_opcheck_for_every_cell(cell: str) -> None:
     torch.library.opcheck(ops.recurrence, arguments(layer, "eager"), test_utils=TESTS)
 
 
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("cell", CELLS)
+def test_backward_operator_passes_opcheck(cell: str, recompute: bool) -> None:
+    layer = random_layer(cell, hidden=5, zoneout=recompute)
+    inputs = layer.operator_inputs()
+    with torch.no_grad():
+        y, _, _, saved, states = ops.recurrence(*inputs, cell, True, "eager", True, recompute)
+    dy, *last = layer.gradients
+    arriving = (dy, last[0][None], last[1][None] if len(last) > 1 else None)
+    given = (*arriving, *inputs, y, saved, states, cell, True, "eager", recompute, True)
+    torch.library.opcheck(ops.recurrence_backward, given, test_utils=TESTS)
+
+
 @pytest.mark.parametrize("projection", [0, 3])
 def test_fakes_have_the_real_shapes_and_dtypes(projection: int) -> None:
     for cell in CELLS if projection == 0 else ("lstm",):
