@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -79,6 +79,22 @@ def planned(cell: Cell, weight_hh: Tensor, h0: Tensor, mode: Any) -> Plan:
     if isinstance(found, Fallback):
         raise RuntimeError(found.reason)
     return found
+
+
+Result = TypeVar("Result")
+
+
+def run_planned(
+    run: Callable[[Plan], Result], cell: Cell, weight_hh: Tensor, h0: Tensor, mode: Any
+) -> Result:
+    """Run the plan of a mode, or one launch a step where the driver refuses its grid."""
+    try:
+        return run(planned(cell, weight_hh, h0, mode))
+    except RuntimeError as error:
+        # The text of CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: other work holds multiprocessors.
+        if "too many blocks in cooperative launch" not in str(error):
+            raise
+        return run(planned(cell, weight_hh, h0, "launch"))
 
 
 def member(m: int, *tensors: Tensor | None) -> tuple[Any, ...]:
@@ -164,20 +180,13 @@ def recurrence(
         if weight_hr is not None:
             raise RuntimeError("the Triton kernels have no projection")
         with on_device(x):
-            y, c_n, saved, states, _ = forward.forward(
+            tensors = (x_gates, weight_hh, bias, cell_weights, h0, c_start, zoneout)
+            y, c_n, saved, states, _ = run_planned(
+                lambda plan: forward.forward(kind, plan, *tensors, rows, reverse, save, recompute),
                 kind,
-                planned(kind, weight_hh, h0, mode),
-                x_gates,
                 weight_hh,
-                bias,
-                cell_weights,
                 h0,
-                c_start,
-                zoneout,
-                rows,
-                reverse,
-                save,
-                recompute,
+                mode,
             )
     h_n = last_states(rows, y, h0, directions)
     last = x.new_empty(0) if c0 is None or c_n is None else c_n.to(c0.dtype, copy=True)
@@ -285,22 +294,15 @@ def recurrence_backward(
         from rnnkit_kernels.recurrence import backward
 
         with on_device(x):
-            columns, carry = backward.backward(
+            tensors = (dy, dh_n, dc, weight_hh, cell_weights, h0, c_start, zoneout)
+            columns, carry = run_planned(
+                lambda plan: backward.backward(
+                    kind, plan, *tensors, rows, reverse, y, saved, states
+                ),
                 kind,
-                planned(kind, weight_hh, h0, mode),
-                dy,
-                dh_n,
-                dc,
                 weight_hh,
-                cell_weights,
                 h0,
-                c_start,
-                zoneout,
-                rows,
-                reverse,
-                y,
-                saved,
-                states,
+                mode,
             )
         carries = list(carry)
     names = kind.carried(zoneout is not None)

@@ -196,6 +196,18 @@ def test_a_program_that_never_comes_ends_the_wait_with_an_error(
         random_layer("lstm", hidden=20).to(torch.float32).run(meeting)
 
 
+def test_a_refused_cooperative_grid_falls_back_to_one_launch_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("Triton Error [CUDA]: too many blocks in cooperative launch")
+
+    monkeypatch.setattr(exchange, "cooperate", refuse)
+    layer = random_layer("lstm", hidden=20).to(torch.float32)
+    for a, b in zip(layer.run("data"), layer.run("launch"), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_the_plain_interpreter_refuses_programs_that_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
