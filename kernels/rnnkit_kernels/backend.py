@@ -110,6 +110,8 @@ def choose(
     transformed = _transformed()
     if lengths is not None and transformed is not None:
         return transformed  # packing looks into tensors, which a transform forbids
+    if transformed is not None and not traced and _under_vmap():
+        return transformed  # torch's own layers have no batching rule
     if missing is None and backend == "torch" and not traced:
         return Decision("torch", 'backend="torch" was asked for')
     if input.is_cuda and backend == "auto" and (missing or _on_device(lengths) or traced):
@@ -180,3 +182,9 @@ def _transformed() -> Decision | None:
     if torch.autograd.forward_ad._current_level >= 0:
         return Decision("reference", "forward-mode AD is active")
     return None
+
+
+def _under_vmap() -> bool:
+    """Whether the innermost torch.func transform is vmap; wrong while Dynamo traces."""
+    innermost = torch._C._functorch.peek_interpreter_stack()
+    return innermost is not None and innermost.key() == torch._C._functorch.TransformType.Vmap

@@ -163,8 +163,8 @@ def gru_reset_before(
     """As `gru` with n = tanh(W_n x + b_n + R_n (r ⊙ h) + b_hn)."""
     if layer_norm:
         raise ValueError(
-            "gru_reset_before has no layer normalisation: r and z come from W_hh h and n from "
-            "W_hh (r ⊙ h), so no one vector holds all gates; use gru, which resets after"
+            "gru_reset_before has no layer normalisation: it is defined for the GRU whose three "
+            "gates all come from W_hh h; use gru, which resets after"
         )
     (h,) = state
     hidden = h.shape[-1]

@@ -1,17 +1,25 @@
 """What `LSTM`, `GRU` and `RNN` share: parameters, checks, layouts of input and state."""
 
 import math
-import numbers
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnkit_kernels.functional import Backend, recurrent
-
-States = tuple[Tensor, ...]
+from rnnkit.nn.inputs import States, check_dtype, checked_state
+from rnnkit.nn.options import (
+    Zoneout,
+    check_dropout,
+    check_flag,
+    check_probability,
+    check_projection,
+    check_size,
+    check_zoneout,
+)
+from rnnkit_kernels.functional import Backend, Extras, recurrent
 
 
 class Recurrent(nn.Module):
@@ -25,9 +33,12 @@ class Recurrent(nn.Module):
     dropout: float
     bidirectional: bool
     proj_size: int
+    zoneout: Zoneout
+    weight_drop: float
+    layer_norm: bool
+    recompute: bool
     backend: Backend
     _states = 1
-    _gates: int
 
     def __init__(
         self,
@@ -42,42 +53,32 @@ class Recurrent(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        zoneout: Zoneout = 0.0,
+        weight_drop: float = 0.0,
+        layer_norm: bool = False,
+        recompute: bool = False,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        for name, value in (("bias", bias), ("batch_first", batch_first)):
-            if not isinstance(value, bool):
-                raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
-        for name, size in (
-            ("input_size", input_size),
-            ("hidden_size", hidden_size),
-            ("num_layers", num_layers),
-        ):
-            if not isinstance(size, int):
-                raise TypeError(f"{name} should be of type int, got: {type(size).__name__}")
-            if size <= 0:
-                raise ValueError(f"{name} must be greater than zero, got {size}")
-        if not isinstance(dropout, numbers.Real | str):  # torch refuses a string by its value
-            raise TypeError(f"dropout should be a number, got: {type(dropout).__name__}")
-        if isinstance(dropout, bool | str) or not 0 <= dropout <= 1:
-            raise ValueError(
-                "dropout should be a number in range [0, 1] representing the probability of an "
-                f"element being zeroed, got {dropout!r}"
-            )
+        flags = {"bias": bias, "batch_first": batch_first}
+        flags |= {"layer_norm": layer_norm, "recompute": recompute}
+        for name, flag in flags.items():
+            check_flag(name, flag)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+        for name, size in sizes.items():
+            check_size(name, size)
+        dropout = check_dropout(dropout)
         if dropout > 0 and num_layers == 1:
             warnings.warn(
                 "dropout acts between layers, so a non-zero dropout expects num_layers greater "
                 f"than 1, but got dropout={dropout} and num_layers={num_layers}",
-                stacklevel=2 if type(self).__init__ is Recurrent.__init__ else 3,
+                stacklevel=3,  # every subclass has its own __init__
             )
-        if proj_size < 0:
+        check_projection(proj_size, hidden_size)
+        if layer_norm and recompute:
             raise ValueError(
-                "proj_size should be a positive integer or zero to disable projections, "
-                f"got {proj_size}"
-            )
-        if proj_size >= hidden_size:
-            raise ValueError(
-                f"proj_size has to be smaller than hidden_size, got {proj_size} and {hidden_size}"
+                "layer_norm=True and recompute=True exclude each other: layer normalisation runs "
+                "by its definition, where autograd keeps what it needs"
             )
         if backend not in ("auto", "triton", "torch"):
             raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')
@@ -86,27 +87,47 @@ class Recurrent(nn.Module):
         self.num_layers = num_layers
         self.bias = bias
         self.batch_first = batch_first
-        self.dropout = float(dropout)
+        self.dropout = dropout
         self.bidirectional = bidirectional
         self.proj_size = proj_size
+        self.zoneout = check_zoneout(zoneout, self._states, proj_size)
+        self.weight_drop = check_probability(
+            "weight_drop", weight_drop, "an element of weight_hh being zeroed"
+        )
+        self.layer_norm = layer_norm
+        self.recompute = recompute
         self.backend = backend
         self._weight_names: list[str] = []
-        rows = self._gates * hidden_size
         for layer in range(num_layers):
             for suffix in ("", "_reverse")[: self._directions]:
                 width = input_size if layer == 0 else self._output_size * self._directions
-                shapes = {"weight_ih": (rows, width), "weight_hh": (rows, self._output_size)}
-                if bias:
-                    shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
-                if proj_size:
-                    shapes["weight_hr"] = (proj_size, hidden_size)
-                for kind, shape in shapes.items():
+                for kind, shape in self._shapes(width).items():
                     name = f"{kind}_l{layer}{suffix}"
                     value = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
                     self.register_parameter(name, value)
                     self._weight_names.append(name)
         self.reset_parameters()
         self.flatten_parameters()
+
+    def _shapes(self, width: int) -> dict[str, tuple[int, ...]]:
+        """One direction's parameters for an input of `width` features, in the kernels' order."""
+        hidden, rows = self.hidden_size, self._gates * self.hidden_size
+        shapes: dict[str, tuple[int, ...]] = {
+            "weight_ih": (rows, width),
+            "weight_hh": (rows, self._output_size),
+        }
+        if self.bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, hidden)
+        if self._peepholes:
+            shapes["weight_c"] = (self._peepholes, hidden)
+        if self.layer_norm:
+            for product in ("ih", "hh"):
+                shapes |= {f"gain_{product}": (rows,), f"shift_{product}": (rows,)}
+            if self._states == 2:
+                shapes |= {"gain_c": (hidden,), "shift_c": (hidden,)}
+        return shapes
 
     @property
     def _directions(self) -> int:
@@ -122,8 +143,33 @@ class Recurrent(nn.Module):
         raise NotImplementedError
 
     @property
+    def _extras(self) -> Extras:
+        """What the kernels have to know beyond the cell; read anew, for attributes may change."""
+        shares = self.zoneout if isinstance(self.zoneout, tuple) else (self.zoneout,) * self._states
+        return Extras(shares if any(shares) else (), self.layer_norm, self.recompute)
+
+    @property
+    def _gates(self) -> int:
+        """G, rows of weight_hh in units of the hidden size."""
+        raise NotImplementedError
+
+    @property
+    def _peepholes(self) -> int:
+        """Rows of weight_c."""
+        return 0
+
+    @property
     def _weights(self) -> list[Tensor]:
         return [getattr(self, name) for name in self._weight_names]
+
+    def _dropped_weights(self) -> list[Tensor]:
+        """The weights of one call: while training, `weight_drop` masks every weight_hh anew."""
+        if not self.training or self.weight_drop == 0:
+            return self._weights
+        return [
+            functional.dropout(weight, self.weight_drop) if name.startswith("weight_hh") else weight
+            for name, weight in zip(self._weight_names, self._weights, strict=True)
+        ]
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
@@ -133,10 +179,15 @@ class Recurrent(nn.Module):
         return [weights[i : i + size] for i in range(0, len(weights), size)]
 
     def reset_parameters(self) -> None:
-        """Draw every parameter from U(−1/√H, 1/√H), in torch's order."""
+        """Draw every weight and bias from U(−1/√H, 1/√H), in torch's order; gains 1, shifts 0."""
         bound = 1.0 / math.sqrt(self.hidden_size)
-        for weight in self.parameters():
-            nn.init.uniform_(weight, -bound, bound)
+        for name, parameter in self.named_parameters():
+            if name.startswith("gain_"):
+                nn.init.ones_(parameter)
+            elif name.startswith("shift_"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def flatten_parameters(self) -> None:
         """Lay the parameters out as one buffer where cuDNN may run them: on a GPU.
@@ -144,7 +195,7 @@ class Recurrent(nn.Module):
         cuDNN copies weights that are not one buffer on every call, and torch warns of it; rnnkit's
         kernels don't care.
         """
-        if self._weights[0].is_cuda and self._cell != "gru_reset_before":
+        if self._weights[0].is_cuda and self._extras.missing_in_torch(self._cell) is None:
             self.mode = self._cell.upper()
             self._flat_weights = self._weights
             self._flat_weights_names = self._weight_names
@@ -174,7 +225,8 @@ class Recurrent(nn.Module):
         return text if self.backend == "auto" else f"{text}, backend={self.backend!r}"
 
     def _extra_defaults(self) -> dict[str, Any]:
-        return {}
+        """The options that torch lacks and their defaults, with which the layer is torch's."""
+        return {"zoneout": 0.0, "weight_drop": 0.0, "layer_norm": False, "recompute": False}
 
     def _run(
         self, input: Tensor | PackedSequence, hx: States | None, lengths: Tensor | None
@@ -191,7 +243,7 @@ class Recurrent(nn.Module):
             raise TypeError(
                 f"{name}: expected lengths to be a tensor of integers, got {type(lengths).__name__}"
             )
-        self._check_dtype(data)
+        check_dtype(data, self._weights[0])
         batched = packed is not None or data.dim() == 3
         if packed is not None and data.dim() != 2:
             raise RuntimeError(
@@ -216,12 +268,19 @@ class Recurrent(nn.Module):
         elif packed is None and self.batch_first:
             data = data.transpose(0, 1)
         batch = int(packed.batch_sizes[0]) if packed is not None else data.shape[1]
-        state = self._initial_state(data, hx, batch, batched, packed)
+        layers = self.num_layers * self._directions
+        sizes = (self._output_size, self.hidden_size)[: self._states]
+        shapes = [(layers, batch, size) for size in sizes]
+        order = None if packed is None else packed.sorted_indices
+        if hx is None:
+            hx = tuple(data.new_zeros(shape) for shape in shapes)
+        else:
+            hx = checked_state(data, hx, shapes, batched, order)
         output, last = recurrent(
             self._cell,
             data,
-            state,
-            self._weights,
+            hx,
+            self._dropped_weights(),
             has_biases=self.bias,
             has_projections=self.proj_size > 0,
             num_layers=self.num_layers,
@@ -231,6 +290,8 @@ class Recurrent(nn.Module):
             batch_sizes=None if packed is None else packed.batch_sizes,
             lengths=lengths,
             backend=self.backend,
+            extras=self._extras,
+            order=order,
         )
         if packed is not None:
             if packed.unsorted_indices is not None:
@@ -239,85 +300,3 @@ class Recurrent(nn.Module):
         if not batched:
             return output.squeeze(1), tuple(value.squeeze(1) for value in last)
         return output.transpose(0, 1) if self.batch_first else output, last
-
-    def _check_dtype(self, data: Tensor) -> None:
-        weight = self._weights[0]
-        if data.dtype != weight.dtype and not _autocasts(data.device):
-            raise ValueError(
-                f"RNN input dtype ({data.dtype}) does not match weight dtype ({weight.dtype}). "
-                f"Convert input: input.to({weight.dtype}), or convert model: model.to({data.dtype})"
-            )
-        if data.device != weight.device:
-            raise RuntimeError(
-                "Input and parameter tensors are not at the same device, found input tensor at "
-                f"{data.device} and parameter tensor at {weight.device}"
-            )
-
-    def _initial_state(
-        self,
-        data: Tensor,
-        hx: States | None,
-        batch: int,
-        batched: bool,
-        packed: PackedSequence | None,
-    ) -> States:
-        layers = self.num_layers * self._directions
-        sizes = (self._output_size, self.hidden_size)[: self._states]
-        if hx is None:
-            return tuple(data.new_zeros(layers, batch, size) for size in sizes)
-        dimensions = 3 if batched else 2
-        found = [value.dim() for value in hx]
-        if found != [dimensions] * len(found):
-            kind = "batched 3-D" if batched else "unbatched 2-D"
-            names = "hx and cx" if len(hx) > 1 else "hx"
-            got = " and ".join(f"{number}-D" for number in found)
-            raise RuntimeError(
-                f"For {kind} input, {names} should also be {dimensions}-D but got {got} tensors"
-            )
-        if not batched:
-            hx = tuple(value.unsqueeze(1) for value in hx)
-        for i, (value, size) in enumerate(zip(hx, sizes, strict=True)):
-            expected = (layers, batch, size)
-            if tuple(value.shape) != expected:
-                which = f"hidden[{i}] size" if len(hx) > 1 else "hidden size"
-                raise RuntimeError(
-                    f"Expected {which} {expected}, got {list(value.shape)}: initial states are "
-                    "(num_layers·directions, batch, hidden), also with batch_first=True"
-                )
-            if value.device != data.device or value.dtype != data.dtype:
-                if _autocasts(data.device) and value.device == data.device:
-                    continue
-                raise RuntimeError(
-                    f"input is {data.dtype} on {data.device}, the initial state {value.dtype} on "
-                    f"{value.device}: they must agree"
-                )
-        if packed is not None and packed.sorted_indices is not None:
-            hx = tuple(value.index_select(1, packed.sorted_indices) for value in hx)
-        return hx
-
-
-def check_pair(name: str, hx: Any) -> None:
-    """Refuse what is no pair of tensors, with torch's exception types.
-
-    Args:
-        name: of the layer or cell, for the message.
-        hx: what the caller gave for (h, c).
-
-    Raises:
-        TypeError: something in it is no tensor.
-        RuntimeError: it is one tensor, or not two.
-    """
-    several = isinstance(hx, tuple | list)
-    kinds = [type(h).__name__ for h in hx] if several else [type(hx).__name__]
-    got = f"{', '.join(kinds)} ({len(kinds)} of 2)" if several else kinds[0]
-    message = f"{name}: expected hx to be a pair (h, c) of tensors, got {got}"
-    if not isinstance(hx, Tensor) and not (several and all(isinstance(h, Tensor) for h in hx)):
-        raise TypeError(message)
-    if not several or len(hx) != 2:
-        raise RuntimeError(message)
-
-
-def _autocasts(device: torch.device) -> bool:
-    """Whether autocast is on; asking that of a device without it (meta) raises."""
-    kind = device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rnnkit.nn.base import check_pair
+from rnnkit.nn.inputs import check_pair
 from rnnkit_kernels.functional import gru_reset_before
 
 

@@ -63,16 +63,22 @@ def to_torch(module: nn.Module) -> nn.Module:
         ValueError: a layer that torch lacks, named; nothing is changed then.
     """
     for name, layer in module.named_modules():
-        if isinstance(layer, GRU) and not layer.reset_after:
-            where = f"layer {name!r}" if name else "the layer"
-            raise ValueError(
-                f"torch.nn has no GRU that resets before the product: {where} has "
-                "reset_after=False and can't be converted"
-            )
+        if isinstance(layer, Recurrent):
+            _check_torch_has_it(name, layer)
     if type(module) in _TO_TORCH:
         return _convert(module, _TO_TORCH[type(module)])
     _replace(module, _TO_TORCH)
     return module
+
+
+def _check_torch_has_it(name: str, layer: Recurrent) -> None:
+    for option, default in layer._extra_defaults().items():
+        value = getattr(layer, option)
+        if value != default and option != "recompute":  # which changes no result
+            where = f"layer {name!r}" if name else "the layer"
+            raise ValueError(
+                f"torch.nn has no {option}: {where} has {option}={value} and can't be converted"
+            )
 
 
 def _replace(module: nn.Module, classes: dict[Any, Any]) -> dict[nn.Module, nn.Module]:

@@ -22,9 +22,12 @@ class Explanation:
     decision: Decision
 
     def __str__(self) -> str:
+        together = "Triton: one launch whose programs meet at every step, the weights on chip"
         names = {
             "torch": "torch's own implementation",
             "resident": "Triton, resident: one launch, the weights stay on chip",
+            "data": together,
+            "counter": together,
             "launch": "Triton, one launch a step",
             "eager": "the loop in PyTorch with the handwritten backward",
             "reference": "the definition in PyTorch, differentiated by autograd",
@@ -33,8 +36,10 @@ class Explanation:
         lines.append(f"  because: {self.decision.reason}")
         if self.decision.plan is not None:
             plan = self.decision.plan
-            tiles = ", ".join(f"{name} {value}" for name, value in plan.tiles().items())
-            lines.append(f"  plan: {tiles}, warps {plan.num_warps}, float32 as {plan.precision}")
+            for direction, tiles in (("forward", plan.forward), ("backward", plan.backward)):
+                size = f"{tiles.block_h} units × {tiles.block_b} sequences"
+                lines.append(f"  {direction}: tiles of {size}, {tiles.num_warps} warps")
+            lines.append(f"  float32 products: {plan.precision}")
         return "\n".join(lines)
 
 
@@ -68,6 +73,12 @@ def explain(
         )
     data = input.data if isinstance(input, PackedSequence) else input
     decision = choose(
-        module._cell, data, module._weights, module.proj_size > 0, lengths, module.backend
+        module._cell,
+        data,
+        module._weights,
+        module.proj_size > 0,
+        lengths,
+        module.backend,
+        module._extras,
     )
     return Explanation(repr(module), decision)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnkit.nn.base import Recurrent, check_pair
+from rnnkit.nn.base import Recurrent
+from rnnkit.nn.inputs import check_pair
+from rnnkit.nn.options import Zoneout, check_flag
 from rnnkit_kernels.functional import Backend
 
 
@@ -21,7 +23,12 @@ class LSTM(Recurrent):
         i, f, o = σ(W x + R h + b),  g = tanh(W x + R h + b)
         c' = f ⊙ c + i ⊙ g,  h' = o ⊙ tanh(c')
 
-    (Hochreiter & Schmidhuber 1997; Gers et al. 2000; projection: Sak et al. 2014.)
+    (Hochreiter & Schmidhuber 1997; Gers et al. 2000; projection: Sak et al. 2014.) With `peephole`
+    i and f also see c and o sees c', one weight a unit: p_i ⊙ c, p_f ⊙ c, p_o ⊙ c' (Gers &
+    Schmidhuber 2000). With `coupled` the input gate is i = 1 − f (Greff et al. 2017).
+
+    Parameters are torch's; `peephole` adds `weight_c_l{k}`, (3, H) in the order p_i, p_f, p_o.
+    Coupled gates have 3H rows for 4H, in the order f, g, o, and two peepholes, p_f and p_o.
 
     Args:
         input_size: D, features of the input.
@@ -34,10 +41,27 @@ class LSTM(Recurrent):
         proj_size: P, size of the projected h, or 0.
         device: where the parameters lie.
         dtype: of the parameters.
+        peephole: whether the gates see the cell state.
+        coupled: whether the input gate is one minus the forget gate.
+        zoneout: probability with which a unit keeps its state for a step while training, and the
+            share of it that it keeps otherwise (Krueger et al. 2017): one number for h and c, or a
+            pair. Not with `proj_size`.
+        weight_drop: probability of zeroing an element of a weight_hh while training, drawn once a
+            call and scaled by 1 / (1 − p) as dropout is (DropConnect: Wan et al. 2013, Merity et
+            al. 2018). The parameters themselves stay as they are. On a GPU torch's own layers then
+            copy their weights on every training call, and torch warns of it.
+        layer_norm: whether W x, R h and, inside h', c' are normalised over their units (Ba et al.
+            2016), with parameters `gain_ih_l{k}`, `shift_ih_l{k}`, `gain_hh_l{k}`, `shift_hh_l{k}`
+            and `gain_c_l{k}`, `shift_c_l{k}`. It runs by its definition, step by step in PyTorch on
+            every device: slow. Not with `recompute` or `backend="triton"`.
+        recompute: whether the backward pass computes the gates again instead of keeping them. Of
+            a step it keeps h and c in place of h, c and all gates, and multiplies by W and R once
+            more, over all steps at once. Gradients differ by rounding alone. torch's own layers
+            can't, so rnnkit's engines run.
         backend: "auto" (`rnnkit.explain` says what that is here), "triton" or "torch".
 
     Raises:
-        TypeError, ValueError: as torch.nn raises them.
+        TypeError, ValueError: as torch.nn raises them, and for options that exclude each other.
 
     Example:
         >>> layer = LSTM(10, 20, num_layers=2)
@@ -47,11 +71,64 @@ class LSTM(Recurrent):
     """
 
     _states = 2
-    _gates = 4
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        peephole: bool = False,
+        coupled: bool = False,
+        zoneout: Zoneout = 0.0,
+        weight_drop: float = 0.0,
+        layer_norm: bool = False,
+        recompute: bool = False,
+        backend: Backend = "auto",
+    ) -> None:
+        check_flag("peephole", peephole)
+        check_flag("coupled", coupled)
+        self.peephole = peephole
+        self.coupled = coupled
+        super().__init__(
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+            zoneout=zoneout,
+            weight_drop=weight_drop,
+            layer_norm=layer_norm,
+            recompute=recompute,
+            backend=backend,
+        )
+
+    @property
+    def _gates(self) -> int:
+        return 3 if self.coupled else 4
+
+    @property
+    def _peepholes(self) -> int:
+        return (2 if self.coupled else 3) if self.peephole else 0
 
     @property
     def _cell(self) -> str:
-        return "lstm"
+        return "lstm" + "_coupled" * self.coupled + "_peephole" * self.peephole
+
+    def _extra_defaults(self) -> dict[str, Any]:
+        return {"peephole": False, "coupled": False, **super()._extra_defaults()}
 
     def forward(
         self,
@@ -114,14 +191,15 @@ class GRU(_OneState):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
-            dtype, backend: as for `LSTM`.
+            dtype, weight_drop, recompute, backend: as for `LSTM`; of a step stays h alone.
         reset_after: whether the reset gate acts after the recurrent product.
+        zoneout: as for `LSTM`, one number.
+        layer_norm: as for `LSTM`, of W x and R h, r and z together and n by itself; not with
+            `reset_after=False`.
 
     Example:
         >>> output, h_n = GRU(10, 20, reset_after=False)(torch.randn(5, 3, 10))
     """
-
-    _gates = 3
 
     def __init__(
         self,
@@ -137,10 +215,19 @@ class GRU(_OneState):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        zoneout: float = 0.0,
+        weight_drop: float = 0.0,
+        layer_norm: bool = False,
+        recompute: bool = False,
         backend: Backend = "auto",
     ) -> None:
         self.reset_after = reset_after
         _refuse_projection(proj_size)
+        if layer_norm and not reset_after:
+            raise ValueError(
+                "layer_norm=True and reset_after=False exclude each other: layer normalisation is "
+                "defined for the GRU whose three gates all come from R h"
+            )
         super().__init__(
             input_size,
             hidden_size,
@@ -151,15 +238,23 @@ class GRU(_OneState):
             bidirectional,
             device=device,
             dtype=dtype,
+            zoneout=zoneout,
+            weight_drop=weight_drop,
+            layer_norm=layer_norm,
+            recompute=recompute,
             backend=backend,
         )
+
+    @property
+    def _gates(self) -> int:
+        return 3
 
     @property
     def _cell(self) -> str:
         return "gru" if self.reset_after else "gru_reset_before"
 
     def _extra_defaults(self) -> dict[str, Any]:
-        return {"reset_after": True}
+        return {"reset_after": True, **super()._extra_defaults()}
 
 
 class RNN(_OneState):
@@ -169,14 +264,15 @@ class RNN(_OneState):
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
-            dtype, backend: as for `LSTM`.
+            dtype, weight_drop, backend: as for `LSTM`.
         nonlinearity: "tanh" or "relu".
+        zoneout: as for `LSTM`, one number.
+        layer_norm: as for `LSTM`, of W x and R h.
+        recompute: as for `LSTM`; there are no gates to keep, so it saves nothing.
 
     Example:
         >>> output, h_n = RNN(10, 20, nonlinearity="relu")(torch.randn(5, 3, 10))
     """
-
-    _gates = 1
 
     def __init__(
         self,
@@ -192,6 +288,10 @@ class RNN(_OneState):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        zoneout: float = 0.0,
+        weight_drop: float = 0.0,
+        layer_norm: bool = False,
+        recompute: bool = False,
         backend: Backend = "auto",
     ) -> None:
         if nonlinearity not in ("tanh", "relu"):
@@ -210,8 +310,16 @@ class RNN(_OneState):
             bidirectional,
             device=device,
             dtype=dtype,
+            zoneout=zoneout,
+            weight_drop=weight_drop,
+            layer_norm=layer_norm,
+            recompute=recompute,
             backend=backend,
         )
+
+    @property
+    def _gates(self) -> int:
+        return 1
 
     @property
     def _cell(self) -> str:

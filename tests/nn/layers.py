@@ -14,7 +14,8 @@ CLASSES: dict[str, tuple[Any, Any]] = {
     "GRU": (rnnkit.GRU, nn.GRU),
     "RNN": (rnnkit.RNN, nn.RNN),
 }
-# What torch.nn offers, and what it lacks.
+# What torch.nn offers, and what it lacks. Layers that draw random numbers, or are slow, have tests
+# of their own.
 STANDARD: dict[str, tuple[str, dict[str, Any]]] = {
     "LSTM": ("LSTM", {}),
     "LSTM with projection": ("LSTM", {"proj_size": 2}),
@@ -22,7 +23,12 @@ STANDARD: dict[str, tuple[str, dict[str, Any]]] = {
     "RNN tanh": ("RNN", {}),
     "RNN relu": ("RNN", {"nonlinearity": "relu"}),
 }
-ALL = STANDARD | {"GRU reset before": ("GRU", {"reset_after": False})}
+ALL = STANDARD | {
+    "GRU reset before": ("GRU", {"reset_after": False}),
+    "LSTM with peepholes": ("LSTM", {"peephole": True}),
+    "LSTM coupled": ("LSTM", {"peephole": True, "coupled": True}),
+    "LSTM recomputed": ("LSTM", {"recompute": True}),
+}
 
 
 def build(kind: str, *sizes: int, **options: Any) -> Any:

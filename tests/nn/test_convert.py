@@ -1,6 +1,7 @@
 """`replace_rnns` and `to_torch`: in place, sharing parameters, and back."""
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune, weight_norm
 
 import rnnkit
-from tests.nn.layers import CLASSES, assert_equal, tensors, twins
+from tests.nn.layers import CLASSES, assert_close, assert_equal, tensors, twins
 
 
 class Tagger(nn.Module):
@@ -238,6 +239,44 @@ def test_a_reset_before_gru_stays_and_nothing_else_is_changed() -> None:
     assert all(after[name] is module for name, module in before.items())
     with pytest.raises(ValueError, match="the layer has reset_after=False"):
         rnnkit.to_torch(rnnkit.GRU(3, 4, reset_after=False))
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("LSTM", "peephole", True),
+        ("LSTM", "coupled", True),
+        ("LSTM", "zoneout", (0.0, 0.1)),
+        ("GRU", "zoneout", 0.2),
+        ("RNN", "weight_drop", 0.3),
+        ("GRU", "layer_norm", True),
+    ],
+)
+def test_a_layer_with_an_option_that_torch_lacks_stays(name: str, option: str, value: Any) -> None:
+    layer = CLASSES[name][0](4, 4, **{option: value})
+    model = nn.ModuleDict({"first": rnnkit.GRU(4, 4), "deep": nn.Sequential(nn.ReLU(), layer)})
+    where = re.escape(f"torch.nn has no {option}: layer 'deep.1' has {option}={value} and can't")
+    with pytest.raises(ValueError, match=where):
+        rnnkit.to_torch(model)
+    assert type(model["first"]) is rnnkit.GRU
+    assert model["deep"][1] is layer
+    with pytest.raises(ValueError, match=re.escape(f"the layer has {option}={value} and can't")):
+        rnnkit.to_torch(layer)
+    if option in ("zoneout", "weight_drop"):
+        setattr(layer, option, 0.0)
+        assert type(rnnkit.to_torch(model)["deep"][1]) is CLASSES[name][1]
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_recomputation_converts_for_it_changes_no_result(name: str) -> None:
+    layer = CLASSES[name][0](3, 4, 2, bidirectional=True, recompute=True)
+    model = nn.ModuleDict({"layer": layer})
+    input, parameters = torch.randn(5, 2, 3), list(model.parameters())
+    expected = layer(input)
+    assert rnnkit.to_torch(model) is model
+    assert type(model["layer"]) is CLASSES[name][1]
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert_close(model["layer"](input), expected)
 
 
 def test_a_model_that_refers_to_itself_ends() -> None:

@@ -115,6 +115,58 @@ def test_an_unknown_backend_is_refused(name: str) -> None:
         CLASSES[name][0](3, 4, backend="nonsense")
 
 
+@pytest.mark.parametrize(
+    ("options", "expected", "message"),
+    [
+        ({"zoneout": -0.1}, ValueError, r"zoneout .* \[0, 1\].*keep its state, got -0\.1"),
+        ({"zoneout": 1.5}, ValueError, r"zoneout .* \[0, 1\].*keep its state, got 1\.5"),
+        ({"zoneout": float("nan")}, ValueError, "zoneout .*got nan"),
+        ({"zoneout": "0.5"}, TypeError, "zoneout should be a number, got: str"),
+        ({"zoneout": True}, TypeError, "zoneout should be a number, got: bool"),
+        ({"zoneout": None}, TypeError, "zoneout should be a number, got: NoneType"),
+        ({"weight_drop": -1}, ValueError, r"weight_drop .*\[0, 1\].*zeroed, got -1"),
+        ({"weight_drop": 1.01}, ValueError, r"weight_drop .*\[0, 1\].*zeroed, got 1\.01"),
+        ({"weight_drop": float("nan")}, ValueError, "weight_drop .*got nan"),
+        ({"weight_drop": "a"}, TypeError, "weight_drop should be a number, got: str"),
+        ({"weight_drop": True}, TypeError, "weight_drop should be a number, got: bool"),
+        ({"weight_drop": (0.1, 0.2)}, TypeError, "weight_drop should be a number, got: tuple"),
+        ({"layer_norm": 1}, TypeError, "layer_norm should be of type bool, got: int"),
+        ({"recompute": None}, TypeError, "recompute should be of type bool, got: NoneType"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_wrong_option_that_torch_lacks_is_refused(
+    name: str, options: dict[str, Any], expected: type[Exception], message: str
+) -> None:
+    with pytest.raises(expected, match=message):
+        CLASSES[name][0](3, 4, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "expected", "message"),
+    [
+        ("LSTM", {"peephole": 1}, TypeError, "peephole should be of type bool, got: int"),
+        ("LSTM", {"coupled": "yes"}, TypeError, "coupled should be of type bool, got: str"),
+        ("LSTM", {"zoneout": (0.1, 1.2)}, ValueError, r"zoneout of c .*got 1\.2"),
+        ("LSTM", {"zoneout": (-0.1, 0.2)}, ValueError, r"zoneout of h .*got -0\.1"),
+        ("LSTM", {"zoneout": (0.1, None)}, TypeError, "zoneout of c .*got: NoneType"),
+        ("LSTM", {"zoneout": (0.1,)}, TypeError, r"a pair \(h, c\), got: tuple of 1"),
+        ("LSTM", {"zoneout": [0.1] * 3}, TypeError, r"a pair \(h, c\), got: list of 3"),
+        ("GRU", {"zoneout": (0.1, 0.2)}, TypeError, "one number, got: tuple of 2"),
+        ("RNN", {"zoneout": [0.1]}, TypeError, "one number, got: list of 1"),
+        ("GRU", {"peephole": True}, TypeError, "'peephole'"),
+        ("RNN", {"coupled": True}, TypeError, "'coupled'"),
+    ],
+    ids=str,
+)
+def test_an_option_of_one_layer_alone_is_refused_elsewhere_and_otherwise(
+    name: str, options: dict[str, Any], expected: type[Exception], message: str
+) -> None:
+    with pytest.raises(expected, match=message):
+        CLASSES[name][0](3, 4, **options)
+
+
 def state(layer: Any, *shape: int, **options: Any) -> Any:
     """h0, and for an LSTM c0, of this shape."""
     first = torch.zeros(*shape, **options)

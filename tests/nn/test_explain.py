@@ -1,5 +1,7 @@
 """`explain`: the engine that runs a call, and the reason."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -31,6 +33,54 @@ def test_what_torch_lacks_runs_the_loop() -> None:
     assert found.decision.engine == "eager"
     assert "the loop in PyTorch" in str(found)
     assert "torch has no gru_reset_before" in str(found)
+
+
+@pytest.mark.parametrize(
+    ("options", "engine", "reason"),
+    [
+        ({"peephole": True}, "eager", "torch has no lstm_peephole"),
+        ({"coupled": True}, "eager", "torch has no lstm_coupled"),
+        ({"zoneout": (0.0, 0.1)}, "eager", "torch has no zoneout"),
+        ({"recompute": True}, "eager", "torch has no recomputation of gates"),
+        ({"layer_norm": True}, "reference", "layer normalisation sums over all units"),
+        ({"weight_drop": 0.5}, "torch", "on a CPU torch's own layers run"),
+        ({"zoneout": 0.0}, "torch", "on a CPU torch's own layers run"),
+    ],
+    ids=str,
+)
+def test_options_name_what_torch_lacks(options: dict[str, Any], engine: str, reason: str) -> None:
+    layer = rnnkit.LSTM(3, 4, **options)
+    input, state = torch.randn(5, 2, 3), torch.get_rng_state()
+    found = rnnkit.explain(layer, input)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert found.decision.engine == engine
+    assert reason in str(found)
+    assert repr(layer) in str(found)
+
+
+@pytest.mark.parametrize(
+    ("hidden", "batch", "engine"), [(20, 2, "resident"), (300, 2, "data"), (300, 4096, "launch")]
+)
+def test_a_plan_is_printed_with_its_tiles(
+    hidden: int, batch: int, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    layer = rnnkit.LSTM(3, hidden, peephole=True, zoneout=0.1, backend="triton")
+    layer = layer.to(torch.bfloat16)
+    found = rnnkit.explain(layer, torch.randn(5, batch, 3, dtype=torch.bfloat16))
+    assert found.decision.engine == engine
+    plan = found.decision.plan
+    assert plan is not None
+    _, runs, because, forward, backward, precision = str(found).splitlines()
+    assert runs.startswith("  runs: Triton")
+    assert because == f"  because: {plan.reason}"
+    tiles = plan.forward
+    assert forward == (
+        f"  forward: tiles of {tiles.block_h} units × {tiles.block_b} sequences, "
+        f"{tiles.num_warps} warps"
+    )
+    assert backward.startswith("  backward: tiles of ")
+    assert precision == f"  float32 products: {plan.precision}"
 
 
 def test_a_backend_that_was_asked_for_is_named() -> None:

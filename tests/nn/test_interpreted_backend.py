@@ -94,3 +94,35 @@ def test_the_interpreter_computes_what_torch_computes() -> None:
                 print(kind, form)
     """
     assert len(run(code, TRITON_INTERPRET="1").splitlines()) == 5 * 3
+
+
+def test_the_interpreter_draws_what_the_loop_draws() -> None:
+    """Zoneout and dropout between layers: one seed gives one mask on every engine."""
+    code = """
+    import copy
+    import torch, rnnkit
+    from torch.nn.utils.rnn import pack_padded_sequence
+    from tests.nn.layers import CLASSES, assert_close, gradients, leaf, tensors
+
+    for name, options in (
+        ("LSTM", {"peephole": True, "zoneout": (0.2, 0.5), "dropout": 0.3, "weight_drop": 0.2}),
+        ("LSTM", {"coupled": True, "zoneout": 0.3, "recompute": True}),
+        ("GRU", {"reset_after": False, "zoneout": 0.3, "dropout": 0.3}),
+    ):
+        layer = CLASSES[name][0](3, 20, 2, bidirectional=True, backend="triton", **options)
+        loop = copy.deepcopy(layer)
+        loop.backend = "auto"
+        x = torch.randn(4, 3, 3)
+        found = []
+        for model in (layer, loop):
+            own = leaf(x)
+            packed = pack_padded_sequence(own, torch.tensor([2, 4, 1]), enforce_sorted=False)
+            torch.manual_seed(3)
+            output, last = model(packed)
+            result = (output.data, last)
+            found.append([*tensors(result), *gradients(result, [own, *model.parameters()])])
+        assert_close(*found, rtol=1e-5, atol=2e-5)
+        print([rnnkit.explain(model, x).decision.engine for model in (layer, loop)])
+    """
+    found = run(code, TRITON_INTERPRET="1").splitlines()
+    assert found == ["['resident', 'eager']"] * 3

@@ -1,0 +1,97 @@
+"""What a layer may be called with: dtype, device and shape of its input and initial states."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+States = tuple[Tensor, ...]
+
+
+def check_pair(name: str, hx: Any) -> None:
+    """Refuse what is no pair of tensors, with torch's exception types.
+
+    Args:
+        name: of the layer or cell, for the message.
+        hx: what the caller gave for (h, c).
+
+    Raises:
+        TypeError: something in it is no tensor.
+        RuntimeError: it is one tensor, or not two.
+    """
+    several = isinstance(hx, tuple | list)
+    kinds = [type(h).__name__ for h in hx] if several else [type(hx).__name__]
+    got = f"{', '.join(kinds)} ({len(kinds)} of 2)" if several else kinds[0]
+    message = f"{name}: expected hx to be a pair (h, c) of tensors, got {got}"
+    if not isinstance(hx, Tensor) and not (several and all(isinstance(h, Tensor) for h in hx)):
+        raise TypeError(message)
+    if not several or len(hx) != 2:
+        raise RuntimeError(message)
+
+
+def check_dtype(data: Tensor, weight: Tensor) -> None:
+    """Refuse an input of another dtype than the weights', unless autocast casts it, or device."""
+    if data.dtype != weight.dtype and not _autocasts(data.device):
+        raise ValueError(
+            f"RNN input dtype ({data.dtype}) does not match weight dtype ({weight.dtype}). "
+            f"Convert input: input.to({weight.dtype}), or convert model: model.to({data.dtype})"
+        )
+    if data.device != weight.device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, found input tensor at "
+            f"{data.device} and parameter tensor at {weight.device}"
+        )
+
+
+def checked_state(
+    data: Tensor,
+    hx: States,
+    shapes: Sequence[tuple[int, ...]],
+    batched: bool,
+    order: Tensor | None,
+) -> States:
+    """The initial states that the caller gave, batched and in the order of the input.
+
+    Args:
+        data: the input.
+        hx: h0, and c0 where there is one.
+        shapes: (L·directions, B, ·) of each, with B = 1 for an unbatched input.
+        batched: whether the input has a batch dimension; the states must have what it has.
+        order: the original index of each sorted sequence of a PackedSequence, or None.
+
+    Raises:
+        RuntimeError: another number of dimensions, shape, dtype or device.
+    """
+    dimensions = 3 if batched else 2
+    found = [value.dim() for value in hx]
+    if found != [dimensions] * len(found):
+        kind = "batched 3-D" if batched else "unbatched 2-D"
+        names = "hx and cx" if len(hx) > 1 else "hx"
+        got = " and ".join(f"{number}-D" for number in found)
+        raise RuntimeError(
+            f"For {kind} input, {names} should also be {dimensions}-D but got {got} tensors"
+        )
+    if not batched:
+        hx = tuple(value.unsqueeze(1) for value in hx)
+    for i, (value, expected) in enumerate(zip(hx, shapes, strict=True)):
+        if tuple(value.shape) != expected:
+            which = f"hidden[{i}] size" if len(hx) > 1 else "hidden size"
+            raise RuntimeError(
+                f"Expected {which} {expected}, got {list(value.shape)}: initial states are "
+                "(num_layers·directions, batch, hidden), also with batch_first=True"
+            )
+        if value.device != data.device or value.dtype != data.dtype:
+            if _autocasts(data.device) and value.device == data.device:
+                continue
+            raise RuntimeError(
+                f"input is {data.dtype} on {data.device}, the initial state {value.dtype} on "
+                f"{value.device}: they must agree"
+            )
+    return hx if order is None else tuple(value.index_select(1, order) for value in hx)
+
+
+def _autocasts(device: torch.device) -> bool:
+    """Whether autocast is on; asking that of a device without it (meta) raises."""
+    kind = device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
