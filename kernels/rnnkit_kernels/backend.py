@@ -1,7 +1,7 @@
 """Who runs a layer, and why: `backend="auto" | "triton" | "torch"` turned into an engine.
 
 The engines are torch's own implementation (MKL-DNN or cuDNN behind `torch._VF`), the Triton kernels
-in resident or launch mode, and the loop in PyTorch with the handwritten backward ("eager"), which
+in the mode of their plan, and the loop in PyTorch with the handwritten backward ("eager"), which
 runs whatever torch lacks. "auto" takes torch's own wherever that can do the call as it is; what it
 can't (a reset-before GRU, lengths that stay on the GPU, one operator in a trace) goes to a kernel
 or to the loop. No GPU has been measured yet, so no kernel is preferred for its speed.
@@ -59,12 +59,13 @@ class Decision:
     """What runs a layer.
 
     Attributes:
-        engine: "torch", "eager", "reference" or, for the Triton kernels, the plan's mode.
+        engine: "torch", "eager", "reference" or, for the Triton kernels, the plan's mode; while
+            tracing "rule" or "alone", which leaves the mode to the operator, see `ops.planned`.
         reason: why, in one sentence.
-        plan: the kernel's tiles, for the two Triton engines.
+        plan: the kernel's tiles, for the Triton kernels.
     """
 
-    engine: Literal["torch", "eager", "reference"] | Mode
+    engine: Literal["torch", "eager", "reference", "rule", "alone"] | Mode
     reason: str
     plan: Plan | None = None
 
@@ -77,6 +78,7 @@ def choose(
     lengths: Tensor | None,
     backend: Backend,
     extras: Extras = PLAIN,
+    sequences: int | None = None,
 ) -> Decision:
     """Choose the engine for one call.
 
@@ -88,6 +90,7 @@ def choose(
         lengths: of a padded input, or None.
         backend: what the user asked for.
         extras: what the layer has beyond its cell.
+        sequences: B where the input is packed.
 
     Returns:
         The engine and the reason.
@@ -104,7 +107,7 @@ def choose(
             raise RuntimeError(f'backend="triton" can\'t run this layer: {why}')
         return Decision("reference", why)
     if backend == "triton":
-        return _triton(cell, input, weights, has_projections)
+        return _triton(cell, input, weights, has_projections, sequences)
     missing = extras.missing_in_torch(cell)
     traced = torch.compiler.is_compiling()
     transformed = _transformed()
@@ -116,11 +119,12 @@ def choose(
         return Decision("torch", 'backend="torch" was asked for')
     if input.is_cuda and backend == "auto" and (missing or _on_device(lengths) or traced):
         # Nobody asked for programs that wait for each other, and no GPU has run them yet.
-        found = _plan(cell, input, weights, has_projections, together=False)
+        found = _plan(cell, input, weights, has_projections, sequences, together=False)
         if isinstance(found, Plan):
             why = f"has no {missing}" if missing else "reads lengths on the host"
             why = "unrolls when traced" if traced else why
-            return transformed or Decision(found.mode, f"torch {why}", found)
+            engine = "alone" if traced else found.mode
+            return transformed or Decision(engine, f"torch {why}", found)
     if missing is None and not traced:
         if input.is_cuda:
             return Decision("torch", "no kernel has been measured against cuDNN on this GPU yet")
@@ -142,7 +146,12 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
 
 
 def _plan(
-    cell: str, input: Tensor, weights: Sequence[Tensor], has_projections: bool, together: bool
+    cell: str,
+    input: Tensor,
+    weights: Sequence[Tensor],
+    has_projections: bool,
+    sequences: int | None,
+    together: bool,
 ) -> Plan | Fallback:
     if has_projections:
         return Fallback("the kernels have no projection")
@@ -151,7 +160,8 @@ def _plan(
     hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
     device = Device.of(weights[1].device)
     # A traced batch size may be a symbol, which must not be compared with a number.
-    batch = 1 if torch.compiler.is_compiling() or input.dim() < 3 else input.shape[1]
+    traced = torch.compiler.is_compiling()
+    batch = 1 if traced else input.shape[1] if sequences is None else sequences
     return plan(
         CELLS[cell],
         hidden,
@@ -163,16 +173,23 @@ def _plan(
     )
 
 
-def _triton(cell: str, input: Tensor, weights: Sequence[Tensor], has_projections: bool) -> Decision:
+def _triton(
+    cell: str,
+    input: Tensor,
+    weights: Sequence[Tensor],
+    has_projections: bool,
+    sequences: int | None,
+) -> Decision:
     if not input.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(
             f'backend="triton" needs a GPU, and the input is on {input.device}: move it there, use '
             'backend="auto", or set TRITON_INTERPRET=1 before the start to interpret the kernels'
         )
-    found = _plan(cell, input, weights, has_projections, together=True)
+    found = _plan(cell, input, weights, has_projections, sequences, together=True)
     if isinstance(found, Fallback):
         raise RuntimeError(f'backend="triton" can\'t run this layer: {found.reason}')
-    return _transformed() or Decision(found.mode, found.reason, found)
+    engine = "rule" if torch.compiler.is_compiling() else found.mode
+    return _transformed() or Decision(engine, found.reason, found)
 
 
 def _transformed() -> Decision | None:

@@ -21,10 +21,10 @@ from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dropout import STREAMS
 from rnnkit_kernels.dropout import dropout as _dropout
 from rnnkit_kernels.ops import recurrence
-from rnnkit_kernels.recurrence.plan import Device
+from rnnkit_kernels.recurrence.plan import Device, Plan
 from rnnkit_kernels.recurrence.rows import Rows
 from rnnkit_kernels.reference import gru_reset_before
-from rnnkit_kernels.stack import refusal, stack
+from rnnkit_kernels.stack import stack, wavefront_plan
 
 __all__ = [
     "Backend",
@@ -207,11 +207,12 @@ def recurrent(
         )
     if lengths is not None:
         lengths = _checked_lengths(lengths, input)
-    decision = choose(cell, input, weights, has_projections, lengths, backend, extras)
+    sequences = None if batch_sizes is None else int(batch_sizes[0])
+    decision = choose(cell, input, weights, has_projections, lengths, backend, extras, sequences)
     directions = 2 if bidirectional else 1
     hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
-    together = together and _flows(cell, hidden, num_layers, decision, input.device)
+    together = together and _flows(cell, hidden, num_layers, decision, weights[1])
     draws = training and decision.engine != "torch" and (dropout > 0 or any(extras.zoneout))
     if seed is None and draws:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device)
@@ -331,11 +332,16 @@ def _layer(
     return y, (h_n,) if c0 is None else (h_n, c_n)
 
 
-def _flows(cell: str, hidden: int, layers: int, decision: Decision, device: torch.device) -> bool:
+def _flows(cell: str, hidden: int, layers: int, decision: Decision, weight: Tensor) -> bool:
     """Whether the layers run as one wavefront."""
-    if decision.plan is None:
+    chosen = decision.plan
+    if chosen is None:
         return False
-    return refusal(CELLS[cell], hidden, layers, decision.plan, Device.of(device)) is None
+    device, dtype = Device.of(weight.device), compute_dtype(weight)
+    found = wavefront_plan(
+        CELLS[cell], hidden, layers, dtype, device, chosen.precision, chosen.mode
+    )
+    return isinstance(found, Plan)
 
 
 def _wavefront(
@@ -352,6 +358,7 @@ def _wavefront(
     dropout: float,
 ) -> tuple[Tensor, States]:
     """All layers as one operator; see `stack.py`."""
+    assert decision.plan is not None
 
     def stacked(i: int) -> Tensor:
         return torch.stack(tuple(weights[i::size]))
@@ -370,7 +377,7 @@ def _wavefront(
         seed if dropout > 0 else None,
         dropout,
         cell,
-        decision.engine,
+        decision.plan.mode,
         save,
     )
     return y, (h_n,) if c0 is None else (h_n, c_n)
@@ -398,7 +405,7 @@ def _autocast(
 ) -> tuple[Tensor, States, Sequence[Tensor]]:
     """Cast to autocast's dtype where it is on, as torch does for cuDNN's layers."""
     dtype = compute_dtype(weights[1])
-    if dtype == weights[1].dtype and dtype == data.dtype:
+    if all(tensor.dtype == dtype for tensor in (weights[1], data, *state)):
         return data, state, weights
     return data.to(dtype), tuple(v.to(dtype) for v in state), [w.to(dtype) for w in weights]
 

@@ -1,15 +1,15 @@
 """The recurrence as torch operators: opaque to `torch.compile`, functional, differentiable twice.
 
-One operator runs one layer in one direction, input product included, from the layer's true inputs;
-another runs its backward. The backward operator is differentiable too: its own formula recomputes
-through `reference.py`, which autograd differentiates twice.
+One operator runs one layer in one direction or both, input product included, from the layer's true
+inputs; another runs its backward. The backward operator is differentiable too: its own formula
+recomputes through `reference.py`, which autograd differentiates twice.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS, Cell
 from rnnkit_kernels.recurrence import eager
 from rnnkit_kernels.recurrence.eager import state_dtype
-from rnnkit_kernels.recurrence.plan import Device, Fallback, Plan, Precision, plan
+from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, Precision, plan
 from rnnkit_kernels.recurrence.rows import Rows
 
 
@@ -63,18 +63,24 @@ def rows_of(x: Tensor, h0: Tensor, batch_sizes: Tensor | None, offsets: Tensor |
     return Rows(steps, h0.shape[1], batch_sizes, offsets)
 
 
-def planned(cell: Cell, weight_hh: Tensor, h0: Tensor, mode: Any) -> Plan:
-    """The plan of a mode, or an error that says why there is none."""
+def planned(cell: Cell, weight_hh: Tensor, h0: Tensor, mode: str) -> Plan:
+    """The plan of a mode, or an error that says why there is none.
+
+    "rule" leaves the mode to the plan's rule, "alone" to the rule without programs that wait for
+    each other: in a traced graph B and torch's flags are known only now.
+    """
     members, batch, hidden = h0.shape
+    by_rule = mode in ("rule", "alone")
     found = plan(
         cell,
         hidden,
         weight_hh.dtype,
         Device.of(weight_hh.device),
         recurrent_precision(),
-        mode,
+        None if by_rule else cast(Mode, mode),
         batch,
         members,
+        mode != "alone",
     )
     if isinstance(found, Fallback):
         raise RuntimeError(found.reason)
@@ -85,14 +91,28 @@ Result = TypeVar("Result")
 
 
 def run_planned(
-    run: Callable[[Plan], Result], cell: Cell, weight_hh: Tensor, h0: Tensor, mode: Any
+    run: Callable[[Plan], Result],
+    cell: Cell,
+    weight_hh: Tensor,
+    h0: Tensor,
+    mode: str,
+    backward: bool,
 ) -> Result:
-    """Run the plan of a mode, or one launch a step where the driver refuses its grid."""
+    """Run the plan of a mode, or one launch a step where the driver refuses it."""
     try:
-        return run(planned(cell, weight_hh, h0, mode))
-    except RuntimeError as error:
-        # The text of CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: other work holds multiprocessors.
-        if "too many blocks in cooperative launch" not in str(error):
+        chosen = planned(cell, weight_hh, h0, mode)
+    except RuntimeError:
+        if not backward:
+            raise
+        # Since the forward pass torch's flag for float32 products has changed.
+        chosen = planned(cell, weight_hh, h0, "launch")
+    try:
+        return run(chosen)
+    except Exception as error:
+        # CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE: fewer multiprocessors are visible than the
+        # device has (MPS). OutOfResources: the plan's estimate of shared memory was too low.
+        refused = "too many blocks in cooperative launch" in str(error)
+        if not refused and type(error).__name__ != "OutOfResources":
             raise
         return run(planned(cell, weight_hh, h0, "launch"))
 
@@ -144,7 +164,8 @@ def recurrence(
         batch_sizes, offsets: int64 (T,), see `Rows`.
         cell: a key of `CELLS`.
         reverse: whether t falls for the first direction; a second goes the other way.
-        mode: a mode of `Plan` for the Triton kernels, "eager" for the loop in PyTorch.
+        mode: a mode of `Plan`, "rule" or "alone" (see `planned`) for the Triton kernels, "eager"
+            for the loop in PyTorch.
         save: whether to keep what a backward pass needs.
         recompute: whether the gates are left out of that, and computed again from h and c.
 
@@ -165,7 +186,8 @@ def recurrence(
         for m, falls in enumerate(directions):
             shares = None if zoneout is None else zoneout[:, m]
             of_member = (*member(m, *leading), shares, rows, falls)
-            found.append(eager.forward(kind, x_gates[:, m], *of_member))
+            with gemm_precision(x):
+                found.append(eager.forward(kind, x_gates[:, m], *of_member))
         y, saved, states = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
         c_n = None
         if c_start is not None:
@@ -187,6 +209,7 @@ def recurrence(
                 weight_hh,
                 h0,
                 mode,
+                backward=False,
             )
     h_n = last_states(rows, y, h0, directions)
     last = x.new_empty(0) if c0 is None or c_n is None else c_n.to(c0.dtype, copy=True)
@@ -286,7 +309,8 @@ def recurrence_backward(
         for m, falls in enumerate(directions):
             shares = None if zoneout is None else zoneout[:, m]
             of_member = (*member(m, *leading), shares, rows, falls, *(v[:, m] for v in kept))
-            found.append(eager.backward(kind, dy[:, m], *of_member))
+            with gemm_precision(x):
+                found.append(eager.backward(kind, dy[:, m], *of_member))
         columns = torch.stack([part[0] for part in found], 1)
         carries = [torch.stack(values) for values in zip(*(part[1] for part in found), strict=True)]
         projected = [part[2] for part in found]
@@ -303,6 +327,7 @@ def recurrence_backward(
                 weight_hh,
                 h0,
                 mode,
+                backward=True,
             )
         carries = list(carry)
     names = kind.carried(zoneout is not None)
@@ -319,7 +344,7 @@ def recurrence_backward(
                 directions[m],
                 columns[:, m],
                 y[:, m],
-                saved[:, m] if saved.numel() else saved,
+                saved[:, m] if saved.dim() == 4 else saved,
                 states[:, m],
                 None if zoneout is None else zoneout[:, m],
                 *member(m, weight_hh, cell_weights, h0, c_start, dh_n),
@@ -387,7 +412,7 @@ def _saved_again(
                 h_gates = linear(operand, weight_hh[m, span], bias)
             new, result = function(
                 x_gates[:, m, gates].to(exact).unbind(1),
-                h_gates.view(len(operand), -1, hidden).to(exact).unbind(1),
+                h_gates.view(len(operand), kind.gates[stage], hidden).to(exact).unbind(1),
                 kept,
                 before,
                 weights,

@@ -23,30 +23,61 @@ from rnnkit_kernels.ops import (
     last_states,
     member,
     on_device,
-    planned,
+    recurrent_precision,
     rows_of,
 )
-from rnnkit_kernels.recurrence.plan import Device, Plan, Tiles, together_bytes
+from rnnkit_kernels.recurrence.plan import (
+    Device,
+    Fallback,
+    Mode,
+    Plan,
+    Precision,
+    Tiles,
+    plan,
+    together_bytes,
+)
 
 
-def refusal(cell: Cell, hidden: int, layers: int, found: Plan, device: Device) -> str | None:
-    """Why `layers` layers of `found`'s tiles can't run as a wavefront, or None if they can."""
-    if found.mode not in ("data", "counter"):
-        return f"a wavefront needs programs that meet, and the plan is {found.mode}"
+def wavefront_plan(
+    cell: Cell,
+    hidden: int,
+    layers: int,
+    dtype: torch.dtype,
+    device: Device,
+    precision: Precision,
+    mode: Mode,
+) -> Plan | Fallback:
+    """The plan of `layers` layers that run at once, or the reason why there is none."""
     if len(cell.gates) > 1:
-        return f"{cell.name} takes two products a step"
+        return Fallback(f"{cell.name} takes two products a step")
+    if mode not in ("data", "counter"):
+        return Fallback(f"a wavefront needs programs that meet, and the plan is {mode}")
+    found = plan(cell, hidden, dtype, device, precision, mode)
+    if isinstance(found, Fallback):
+        return found
     programs = layers * -(-hidden // found.forward.block_h)
     if programs > found.multiprocessors:
-        return f"{programs} programs exceed {found.multiprocessors} multiprocessors"
-    itemsize = 4 if found.precision != "ieee" else 2
+        return Fallback(f"{programs} programs exceed {found.multiprocessors} multiprocessors")
     # Above the first layer W_ih lies beside W_hh, in a tile of the same size.
     needed = max(
-        together_bytes(cell, twice(found.forward), itemsize, False),
-        together_bytes(cell, twice(found.backward), itemsize, True),
+        together_bytes(cell, twice(found.forward), dtype.itemsize, False),
+        together_bytes(cell, twice(found.backward), dtype.itemsize, True),
     )
     if needed > device.shared_memory:
-        return f"{needed:,} bytes of both weights exceed {device.shared_memory:,} of shared memory"
-    return None
+        return Fallback(
+            f"{needed:,} bytes of both weights exceed {device.shared_memory:,} of shared memory"
+        )
+    return found
+
+
+def _planned(cell: Cell, weight_hh: Tensor, mode: Any) -> Plan:
+    layers, _, hidden = weight_hh.shape
+    device = Device.of(weight_hh.device)
+    precision = recurrent_precision()
+    found = wavefront_plan(cell, hidden, layers, weight_hh.dtype, device, precision, mode)
+    if isinstance(found, Fallback):
+        raise RuntimeError(f"{layers} layers can't run as a wavefront: {found.reason}")
+    return found
 
 
 def twice(tiles: Tiles) -> Tiles:
@@ -110,7 +141,7 @@ def stack(
     with on_device(x):
         y, c_n, saved, states, dropped = forward.forward(
             kind,
-            planned(kind, weight_hh, h0, mode),
+            _planned(kind, weight_hh, mode),
             x_gates,
             weight_hh,
             bias,
@@ -207,7 +238,7 @@ def stack_backward(
     with on_device(x):
         columns, carry = backward.backward(
             kind,
-            planned(kind, weight_hh, h0, mode),
+            _planned(kind, weight_hh, mode),
             dy,
             dh_n,
             dc,

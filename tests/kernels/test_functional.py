@@ -241,3 +241,44 @@ def test_backends_give_their_reasons() -> None:
         choose("lstm", x, weights, True, None, "triton")
     with pytest.raises(RuntimeError, match="float16 and bfloat16, not"):
         choose("lstm", x.double(), [w.double() for w in weights], False, None, "triton")
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
+def test_no_sequences_have_gradients_of_zero(cell: str, recompute: bool) -> None:
+    layer = random_layer(cell, batch=3).to(torch.float32)
+    x, *weights, h0, c0, _ = layer.operator_inputs()[:-2]
+    states = [None if t is None else t.detach()[:, :0] for t in (h0, c0)]
+    assert x is not None
+    inputs = (x.detach()[:, :0].requires_grad_(), *weights, *states, None, None, None)
+    y = ops.recurrence(*inputs, cell, False, "eager", True, recompute)[0]
+    y.sum().backward()
+    for leaf in layer.leaves()[1:5]:
+        assert leaf.grad is not None
+        assert (leaf.grad == 0).all()
+
+
+def test_backward_runs_where_the_flag_for_float32_has_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 units stay on chip in TF32 and not in IEEE float32."""
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
+    layer = random_layer("lstm", hidden=64).to(torch.float32)
+    results = ops.recurrence(*layer.operator_inputs(), "lstm", False, "resident", True, False)
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    found = torch.autograd.grad(results[0].sum(), layer.leaves()[:5])
+    eager = ops.recurrence(*layer.operator_inputs(), "lstm", False, "eager", True, False)
+    expected = torch.autograd.grad(eager[0].sum(), layer.leaves()[:5])
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_states_of_another_dtype_are_cast_under_autocast() -> None:
+    layer = torch.nn.LSTM(3, 100).to(torch.float16)
+    x = torch.randn(2, 2, 3, dtype=torch.float16)
+    state = (torch.randn(1, 2, 100), torch.randn(1, 2, 100))
+    with torch.autocast("cpu", torch.float16):
+        found = run(layer, x, state, backend="triton")
+        expected = run(layer, x, tuple(value.half() for value in state), backend="triton")
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
