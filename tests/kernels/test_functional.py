@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rnnkit_kernels import backend as backend_module
 from rnnkit_kernels import functional, ops
 from rnnkit_kernels.backend import choose
 from rnnkit_kernels.recurrence import backward, forward, plan
@@ -80,12 +81,15 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
 
 
 @pytest.mark.parametrize("layout", ["transposed", "batch first", "expanded", "odd offset"])
-@pytest.mark.parametrize("mode", ["resident", "launch"])
+@pytest.mark.parametrize("mode", ["resident", "launch", "data"])
 def test_states_and_gradients_may_lie_anyhow(
     layout: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if mode == "launch":
-        monkeypatch.setattr(plan, "unit_chunks", lambda hidden, device: [((0, 4096),)])
+    def planned(*given: Any, **options: Any) -> Any:
+        return plan.plan(*given, **{**options, "mode": mode})
+
+    monkeypatch.setattr(backend_module, "plan", planned)
+    monkeypatch.setattr(functional, "wavefront_plan", lambda *given: None)
     layer, x, _ = setup("lstm", num_layers=2)
     makers = {
         "transposed": lambda: torch.randn(2, 5, 4).transpose(1, 2),
