@@ -33,9 +33,12 @@ from rnnkit_kernels.recurrence.plan import (
     Plan,
     Precision,
     Tiles,
+    cover,
     plan,
     together_bytes,
 )
+
+WAVEFRONT_TILE = 8_192  # bytes
 
 
 def wavefront_plan(
@@ -55,6 +58,10 @@ def wavefront_plan(
     found = plan(cell, hidden, dtype, device, precision, mode)
     if isinstance(found, Fallback):
         return found
+    # Twice as many tiles of weights leave registers for smaller ones of the exchange.
+    largest = WAVEFRONT_TILE // (dtype.itemsize * found.forward.block_b)
+    forward = replace(found.forward, chunks=(cover(hidden, 16, largest, 16),))
+    found = replace(found, forward=forward)
     programs = layers * -(-hidden // found.forward.block_h)
     if programs > found.multiprocessors:
         return Fallback(f"{programs} programs exceed {found.multiprocessors} multiprocessors")

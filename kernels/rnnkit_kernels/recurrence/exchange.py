@@ -36,7 +36,7 @@ def as_words(pointer):
 
 
 @triton.jit
-def fetch(pointer, mask, budget, MEETING: tl.constexpr):
+def fetch(pointer, mask, exempt, budget, MEETING: tl.constexpr):
     """Load a tile of the exchange that programs of this launch may still be writing.
 
     With data as flag it polls until no element is all ones, the one pattern that `publish` never
@@ -45,7 +45,7 @@ def fetch(pointer, mask, budget, MEETING: tl.constexpr):
     if MEETING == "data":
         words = as_words(pointer)
         bits = tl.load(words, mask=mask, other=0, volatile=True)
-        while (tl.min((bits != -1).to(tl.int32)) == 0) & (budget > 0):
+        while (tl.min(((bits != -1) | exempt).to(tl.int32)) == 0) & (budget > 0):
             bits = tl.load(words, mask=mask, other=0, volatile=True)
             budget -= 1
         return bits.to(pointer.dtype.element_ty, bitcast=True), budget

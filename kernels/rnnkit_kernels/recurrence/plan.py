@@ -4,6 +4,7 @@ A plan depends on the cell, the hidden size, the dtype and the device. Of T it n
 only whether it is large: a new batch size or window length compiles and tunes nothing.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,21 +107,27 @@ class Plan:
     def options(self, direction: Literal["forward", "backward"]) -> dict[str, int]:
         """Compiler options of this mode's kernel in one direction of the gradient."""
         tiles = self.forward if direction == "forward" else self.backward
-        options = {"num_warps": tiles.num_warps, "num_stages": 1}
-        if self.mode != "launch":
-            # Left alone, ptxas aims at more programs an SM and spills a few registers for it; here
-            # shared memory admits one program anyway.
-            options["maxnreg"] = 255
-        return options
+        # Left to itself, ptxas aims at more programs an SM and spills a few registers for it.
+        return {"num_warps": tiles.num_warps, "num_stages": 1, "maxnreg": 255}
 
 
 # Offsets inside a weight matrix are 32-bit: G·H·H stays below 2³¹ for four gates and more.
 MAX_HIDDEN = 16_384
-# The rule's guesses, which no GPU has judged yet: above this B tiles of sequences are twice as
-# large, and beyond so many turns a step one launch a step has work enough.
+# The rule's guesses, which no GPU has judged yet: above this B forward tiles of sequences are twice
+# as large, and beyond so many turns a step one launch a step has work enough.
 MANY_SEQUENCES = 128
 MAX_TURNS = 8
 MEETS_BY = {"data": "by data as flag", "counter": "by a counter"}
+
+# Programs that meet wait once for each tile of the exchange, so tiles should be large; but their
+# values and pointers lie in registers. So many bytes a tile leave every audited kernel some: ...
+FORWARD_TILE = 16_384
+# ... less where so many bytes a row make many tiles, or rows off 16 bytes narrow loads.
+LONG_ROW = 2_048
+# Backward a tile has so many gradient columns of 16 sequences, a tile of 32 would spill.
+BACKWARD_COLUMNS = 512
+# tf32x3 multiplies a large and a small part of every operand: half the tile, twice, and then some.
+TF32X3_SHRINKS = 4
 
 
 @dataclass(frozen=True)
@@ -141,18 +148,18 @@ def unit_chunks(hidden: int, device: Device) -> list[Chunks]:
     return [((0, whole),), *([((0, 128), (128, 16))] if two_tiles else [])]
 
 
-def cover(length: int, smallest: int, largest: int) -> Chunks:
+def cover(length: int, smallest: int, largest: int, waste: int) -> Chunks:
     """(start, size) tiles, powers of two in [smallest, largest], that cover `length`.
 
-    The last is rounded up where that wastes no more than a sixteenth, for every tile costs
-    registers: 1150 takes 512 + 512 + 128.
+    The last is rounded up where that wastes no more than `length / waste`, for every tile costs a
+    wait: with a third to waste 650 takes 512 + 256, with a sixteenth 512 + 128 + 16.
     """
     chunks: list[tuple[int, int]] = []
     start = 0
     while start < length:
         rest = length - start
         above = max(smallest, 1 << (rest - 1).bit_length())
-        if above > largest or (above > smallest and 16 * (above - rest) > length):
+        if above > largest or (above > smallest and waste * (above - rest) > length):
             above = min(largest, 1 << (rest.bit_length() - 1))
         chunks.append((start, above))
         start += above
@@ -168,49 +175,71 @@ def resident_bytes(cell: Cell, chunks: Chunks, itemsize: int, block_b: int) -> i
 
 
 def together_bytes(cell: Cell, tiles: Tiles, itemsize: int, backward: bool) -> int:
-    """Shared memory of the kernels that meet: a slice of the weights, and room to stage tiles."""
+    """Shared memory of the kernels that meet: a slice of the weights, and room to stage tiles.
+
+    Args:
+        cell: the cell.
+        tiles: of the kernel.
+        itemsize: bytes of an operand: those of its dtype, and twice as many with tf32x3.
+        backward: which kernel.
+    """
     held = [sum(size for _, size in chunks) for chunks in tiles.chunks]
-    largest = max(size for chunks in tiles.chunks for _, size in chunks)
+    polled = max(size for chunks in tiles.chunks for _, size in chunks) * tiles.block_b * itemsize
     padded = [1 << (gates - 1).bit_length() for gates in cell.gates]
-    if backward:
-        rows, outputs = [1] * len(held), tiles.split
-    else:
-        rows, outputs = padded, max(padded)
+    rows = [1] * len(held) if backward else padded
     weights = tiles.block_h * sum(a * b for a, b in zip(rows, held, strict=True)) * itemsize
-    staged = max(largest * itemsize, outputs * tiles.block_h * 4) * tiles.block_b
-    return weights + staged + 2048
+    # Sums change their layout through shared memory: forward while a tile of the exchange may
+    # lie there, backward after the last.
+    sums = (tiles.split if backward else max(padded)) * tiles.block_h * tiles.block_b * 4
+    return weights + (max(polled, sums) if backward else polled + sums) + 1024
 
 
 def together_tiles(
-    cell: Cell, hidden: int, dtype: torch.dtype, precision: Precision, device: Device, block_b: int
-) -> tuple[Tiles, Tiles] | str:
-    """Tiles of the kernels that meet, forward and backward, or why there are none."""
+    cell: Cell,
+    hidden: int,
+    dtype: torch.dtype,
+    precision: Precision,
+    device: Device,
+    batch: int,
+    backward: bool,
+) -> Tiles | str:
+    """Tiles of one of the kernels that meet, or why there are none."""
     if dtype == torch.float32 and precision == "ieee":
         # No tensor core multiplies them: the weights would have to lie in registers.
         return "IEEE float32 products read their weights from registers, which can't hold them"
     itemsize = dtype.itemsize
-    largest = 64 if precision == "tf32x3" else 512 if itemsize == 2 else 256
+    in_parts = 2 if precision == "tf32x3" else 1
+    shrink = TF32X3_SHRINKS if precision == "tf32x3" else 1
+    tile = FORWARD_TILE // shrink
+    if hidden * itemsize > LONG_ROW:
+        tile //= 2 * len(cell.gates)
+    # Four warps have registers enough for short rows, and a shorter way to each other.
     warps = 8 if hidden > 256 else 4
+    shapes = [(16, 16)]
+    if precision != "tf32x3":
+        # Eight units leave wgmma's rows half empty: mma.sync then reads operands from registers,
+        # which have no room for the parts of tf32x3 nor for wide tiles.
+        shapes.append((8, 16))
+        if batch > MANY_SEQUENCES and len(cell.gates) == 1 and not backward:
+            shapes.insert(0, (16, 32))
     problem = ""
-    for block_h, step in ((16, largest), (16, largest // 2), (8, largest)):
+    for (block_h, block_b), waste in itertools.product(shapes, (3, 16)):
         programs = -(-hidden // block_h)
         if programs > device.multiprocessors:
             return problem or (
                 f"{programs} programs of {block_h} units exceed {device.multiprocessors} "
                 "multiprocessors"
             )
-        units = cover(hidden, 16, step)
-        forward = Tiles(block_h, block_b, (units,) * len(cell.gates), warps)
-        columns = tuple(
-            cover(gates * hidden, 16 * warps, min(512, 2 * step)) for gates in cell.gates
-        )
-        backward = Tiles(block_h, block_b, columns, warps, split=warps)
-        needed = max(
-            together_bytes(cell, forward, itemsize, False),
-            together_bytes(cell, backward, itemsize, True),
-        )
+        if backward:
+            largest = BACKWARD_COLUMNS // shrink
+            chunks = tuple(cover(g * hidden, 16 * warps, largest, waste) for g in cell.gates)
+            tiles = Tiles(block_h, block_b, chunks, warps, split=warps)
+        else:
+            units = cover(hidden, 16, tile // (itemsize * block_b), waste)
+            tiles = Tiles(block_h, block_b, (units,) * len(cell.gates), warps)
+        needed = together_bytes(cell, tiles, itemsize * in_parts, backward)
         if needed <= device.shared_memory:
-            return forward, backward
+            return tiles
         problem = (
             f"{needed:,} bytes of weights and staging for {block_h} units exceed "
             f"{device.shared_memory:,} bytes of shared memory"
@@ -272,31 +301,34 @@ def plan(
     if mode == "resident" and not fitting:
         return Fallback(f"hidden size {hidden} does not stay on chip: {too_large}")
     if fitting and mode in (None, "resident"):
-        tiles = (hidden, 16, (fitting[0],))
+        covered = (hidden, 16, (fitting[0],))
         return planned(
             "resident",
-            Tiles(*tiles, num_warps=8 if hidden > 64 else 4),
-            Tiles(*tiles, num_warps=8),
+            Tiles(*covered, num_warps=8 if hidden > 64 else 4),
+            Tiles(*covered, num_warps=8),
             f"{needed[fitting[0]]:,} bytes of weights and staging fit {on_chip}",
         )
-    block_b = 16 if batch <= MANY_SEQUENCES else 32
-    found = together_tiles(cell, hidden, dtype, precision, device, block_b)
-    if isinstance(found, tuple):
-        programs = -(-hidden // found[0].block_h)
+    tiles = (cell, hidden, dtype, precision, device, batch)
+    ahead, back = together_tiles(*tiles, False), together_tiles(*tiles, True)
+    if isinstance(ahead, Tiles) and isinstance(back, Tiles):
+        programs = -(-hidden // min(ahead.block_h, back.block_h))
         groups = device.multiprocessors // programs
-        turns = -(-(-(-batch // block_b) * members) // groups)
+        turns = -(-(-(-batch // back.block_b) * members) // groups)
         if mode in ("data", "counter"):
-            return planned(mode, *found, f"programs that meet {MEETS_BY[mode]} were asked for")
+            reason = f"programs that meet {MEETS_BY[mode]} were asked for"
+            return planned(mode, ahead, back, reason)
         if mode is None and together and turns <= MAX_TURNS:
             reason = f"{programs} programs hold the weights on chip, of {groups * programs} at once"
-            return planned("data", *found, reason)
+            return planned("data", ahead, back, reason)
         why = f"{batch:,} sequences take {turns} turns a step, more than {MAX_TURNS}"
     else:
-        why = found
+        why = ahead if isinstance(ahead, str) else str(back)
     if mode in ("data", "counter"):
         return Fallback(f"hidden size {hidden} can't be shared among programs: {why}")
     if not together:
         why = "programs that wait for each other were excluded"
-    tiles = Tiles(16, 32, (((0, 64),),) * len(cell.gates), 4)
+    streamed = Tiles(16, 32, (((0, 64),),) * len(cell.gates), 4)
     asked = mode == "launch"
-    return planned("launch", tiles, tiles, "one launch a step was asked for" if asked else why)
+    return planned(
+        "launch", streamed, streamed, "one launch a step was asked for" if asked else why
+    )

@@ -92,20 +92,17 @@ def held_product(
     A chunk is multiplied as soon as it is there, while those after it may still be on their way.
     """
     lane = tl.arange(0, started.shape[0])
+    reading = started | starting
+    # Sequences that begin here read h0 itself, whatever its bits, and poll nothing.
+    row = tl.where(starting, start + lane * WIDTH, operand + lane * lane_stride)
     for j in tl.static_range(len(CHUNKS)):
         k = CHUNKS[j][0] + tl.arange(0, size_of(CHUNKS, j))
-        inside = k < WIDTH
         v, budget = fetch(
-            operand + lane[None, :] * lane_stride + k[:, None],
-            started[None, :] & inside[:, None],
+            row[None, :] + k[:, None],
+            reading[None, :] & (k < WIDTH)[:, None],
+            starting[None, :],
             budget,
             MEETING,
-        )
-        # Sequences that begin here read h0 itself, whatever its bits, and poll nothing.
-        v += tl.load(
-            start + lane[None, :] * WIDTH + k[:, None],
-            mask=starting[None, :] & inside[:, None],
-            other=0.0,
         )
         accumulator = tl.dot(weights[j], v, accumulator, input_precision=PRECISION)
     return accumulator, budget
@@ -166,6 +163,7 @@ def split_product(
         v, budget = fetch(
             operand + lane[None, None, :] * lane_stride + k[:, :, None],
             running[None, None, :] & (k < WIDTH)[:, :, None],
+            False,
             budget,
             MEETING,
         )

@@ -102,7 +102,7 @@ def resident_forward(
         else:
             c = c + ((),)
 
-    for step in range(steps):
+    for step in tl.range(steps, disable_licm=True):
         t = tl.where(backwards == 1, steps - 1 - step, step)
         first, count = step_rows(t, steps, batch, batch_sizes, offsets, RAGGED)
         active = tile + lane < count
@@ -277,7 +277,7 @@ def resident_backward(
             of_chunk = of_chunk + (tl.load(at, mask=mask, other=0.0),)
         carry = carry + (of_chunk,)
 
-    for step in range(steps):
+    for step in tl.range(steps, disable_licm=True):
         t = tl.where(backwards == 1, step, steps - 1 - step)
         earlier = t - 1 + 2 * backwards
         later = t + 1 - 2 * backwards

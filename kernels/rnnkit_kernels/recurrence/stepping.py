@@ -164,12 +164,14 @@ def stepping_forward(
         held_above = held_weights(weight, exists, 1, HIDDEN, CHUNKS)
 
     batch_tiles = tl.cdiv(batch, BLOCK_B)
-    for step in range(begin, end):
+    for step in tl.range(begin, end, disable_licm=True):
         t = tl.where(backwards == 1, steps - 1 - step, step)
         earlier = t - 1 + 2 * backwards
         first, count = step_rows(t, steps, batch, batch_sizes, offsets, RAGGED)
         first_before, count_before = step_rows(earlier, steps, batch, batch_sizes, offsets, RAGGED)
-        for tile_index in range(tl.program_id(1), batch_tiles, tl.num_programs(1)):
+        for tile_index in tl.range(
+            tl.program_id(1), batch_tiles, tl.num_programs(1), disable_licm=True
+        ):
             tile = tile_index * tl.full((), BLOCK_B, tl.int64)
             active = tile + lane < count
             started = active & (tile + lane < count_before)
@@ -461,14 +463,16 @@ def stepping_backward(
         held_above = split_weights(weight, exists, WEIGHT_STRIDE, DEPTH, depths, SPLIT)
 
     batch_tiles = tl.cdiv(batch, BLOCK_B)
-    for step in range(begin, end):
+    for step in tl.range(begin, end, disable_licm=True):
         t = tl.where(backwards == 1, step, steps - 1 - step)
         earlier = t - 1 + 2 * backwards
         later = t + 1 - 2 * backwards
         first, count = step_rows(t, steps, batch, batch_sizes, offsets, RAGGED)
         first_before, count_before = step_rows(earlier, steps, batch, batch_sizes, offsets, RAGGED)
         first_after, count_after = step_rows(later, steps, batch, batch_sizes, offsets, RAGGED)
-        for tile_index in range(tl.program_id(1), batch_tiles, tl.num_programs(1)):
+        for tile_index in tl.range(
+            tl.program_id(1), batch_tiles, tl.num_programs(1), disable_licm=True
+        ):
             tile = tile_index * tl.full((), BLOCK_B, tl.int64)
             active = tile + lane < count
             live = inside[:, None] & active[None, :]
