@@ -1,11 +1,16 @@
 """Programs that meet at every step, run at once: one process a program, see concurrent.py."""
 
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime import interpreter
 
 from rnnkit_kernels import functional, ops, stack
 from rnnkit_kernels.cells import CELLS
@@ -338,3 +343,115 @@ def test_a_wavefront_that_does_not_fit_is_refused_with_both_numbers() -> None:
     assert "of both weights exceed 232,448" in found("lstm", 1024, 2).reason
     assert found("gru_reset_before", 256, 2).reason == "gru_reset_before takes two products a step"
     assert "needs programs that meet" in found("lstm", 650, 2, "launch").reason
+
+
+def lag(patch: pytest.MonkeyPatch, axis: int, late: int) -> None:
+    """Let the stores of some programs come late, and memory that nobody has written be NaN."""
+    builder = interpreter.interpreter_builder
+    store, empty = builder.create_masked_store, torch.empty
+    pauses = [0.3]  # more than there is between the starts of two programs
+
+    def create_masked_store(*operands: Any) -> Any:
+        if builder.grid_idx[axis] == late:
+            time.sleep(pauses.pop() if pauses else 0.005)
+        return store(*operands)
+
+    def poisoned(*args: Any, **kwargs: Any) -> Tensor:
+        tensor = empty(*args, **kwargs)
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+    patch.setattr(builder, "create_masked_store", create_masked_store, raising=False)
+    patch.setattr(torch, "empty", poisoned)
+
+
+@pytest.mark.parametrize(
+    ("cell", "meeting", "late", "batch"),
+    [
+        ("lstm", "counter", 0, 18),
+        ("lstm", "data", 1, 3),
+        ("gru_reset_before", "counter", 1, 3),
+        ("gru_reset_before", "data", 0, 3),
+    ],
+)
+def test_a_late_program_is_waited_for(
+    cell: str, meeting: str, late: int, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice, for what the call before has left must not pass for this call's."""
+    plan_as(monkeypatch, multiprocessors=2)  # of two tiles of sequences each takes both in turn
+    lag(monkeypatch, 0, late)
+    for seed in range(2):
+        layer = random_layer(cell, "packed", late == 1, hidden=20, batch=batch, seed=seed)
+        assert_as_exact_as_a_plain_loop(layer, meeting, torch.float32)
+
+
+@pytest.mark.parametrize(("meeting", "late"), [("counter", 0), ("counter", 1), ("data", 0)])
+def test_a_late_layer_of_a_wavefront_is_waited_for(
+    meeting: str, late: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, (inputs, fixed) = random_stack("gru", "packed", 2, 0.3)
+
+    def run() -> list[Tensor]:
+        given = leaves(inputs, torch.float32)
+        y = stack.stack(*given, *fixed, meeting, True)[0]
+        wanted = [tensor for tensor in given if tensor is not None]
+        return [y, *torch.autograd.grad(y.square().sum(), wanted)]
+
+    with monkeypatch.context() as patch:
+        lag(patch, 2, late)
+        found = run()
+    for a, b in zip(found, run(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("meeting", MEETINGS)
+def test_each_pass_reports_its_own_wait_in_vain(
+    meeting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = random_layer("lstm", hidden=20).to(torch.float32)
+    given = (*layer.operator_inputs(), "lstm", False, meeting, True, False)
+    y = ops.recurrence(*given)[0]
+
+    def one_missing(
+        kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        run_programs_concurrently(kernel, grid, arguments, options, missing=(1, 0, 0))
+
+    monkeypatch.setattr(exchange, "cooperate", one_missing)
+    monkeypatch.setattr(exchange, "MAX_POLLS", 20)
+    with pytest.raises(RuntimeError, match="in vain"):
+        ops.recurrence(*given)
+    with pytest.raises(RuntimeError, match="in vain"):
+        torch.autograd.grad(y.sum(), layer.leaves())
+
+
+# In a process of its own, since here Triton interprets.
+RULES = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from rnnkit_kernels import assembly, audit
+from rnnkit_kernels.cells import CELLS
+
+case = audit.Case("gru_reset_before", 32, mode=sys.argv[1])
+cell, dtype = CELLS[case.cell], audit.DTYPES[case.dtype][0]
+for name, function, constants, options, (polled, held) in audit.kernels_of(
+    cell, case.plan(), case.hidden, dtype, ragged=True, members=1
+):
+    source, target = audit.source_of(function, constants, dtype), GPUTarget("cuda", 90, 32)
+    text = triton.compile(source, target=target, options=options).asm
+    faults = assembly.broken_rules(case.mode, polled, held, True, text["ttgir"], text["ptx"])
+    barriers = [o for o in assembly.operations(text["ttgir"]) if o.in_loop and "barrier" in o.name]
+    print(name, len(barriers), faults)
+"""
+
+
+@pytest.mark.parametrize(("meeting", "barriers"), [("counter", 2), ("data", 1)])
+def test_compiled_programs_keep_the_rules(meeting: str, barriers: int) -> None:
+    """Those of assembly.py, and the barriers of `arrive` and `wait`, or `settle`, in two stages."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-c", RULES, meeting], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    expected = [f"{meeting}_{way} {2 * barriers} []" for way in ("forward", "backward")]
+    assert done.stdout.splitlines() == expected

@@ -154,6 +154,14 @@ def test_programs_that_wait_can_be_excluded() -> None:
     assert "excluded" in found.reason
 
 
+def test_small_programs_meet_by_data_alone() -> None:
+    """In counter mode their backward kernel spills."""
+    found = plan(LSTM, 1024, torch.float32, H200, "tf32", "counter")
+    assert isinstance(found, Fallback)
+    assert "hidden size 1024 takes programs of 8 units" in found.reason
+    assert isinstance(plan(LSTM, 1024, torch.float32, H200, "tf32", "data"), Plan)
+
+
 @pytest.mark.parametrize("mode", ["resident", "data", "counter"])
 def test_reasons_name_both_numbers(mode: Mode) -> None:
     found = plan(LSTM, 1100 + 1100, torch.float32, H200, "tf32", mode)

@@ -234,6 +234,23 @@ def test_infinity_of_one_unit_stays_infinity(mode: str) -> None:
     assert y[1:].isposinf().all()
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_infinite_gradients_stay_infinite(mode: str) -> None:
+    """As above, backwards: small states grow by 10¹⁰ a step, and with them gradients of 10³⁰."""
+    layer = random_layer("rnn_relu", hidden=3).to(torch.float32)
+    values = (1e-20, 1.0, 1e10, 0.0, 0.0, None, None, 1e-20, None, None)
+    for tensor, value in zip(layer.inputs, values, strict=True):
+        if tensor is not None:
+            with torch.no_grad():
+                tensor.fill_(value)
+    for gradient in layer.gradients:
+        gradient.fill_(1e30)
+    found = layer.run(mode)
+    assert found[2][:3].isposinf().all()  # of x
+    for a, b in zip(found, layer.run("reference"), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def first_row(t, steps, batch, y) -> None:  # type: ignore[no-untyped-def]
     first, count = step_rows(t, steps, batch, None, None, False)
     tl.store(y, first)

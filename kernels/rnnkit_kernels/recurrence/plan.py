@@ -314,6 +314,11 @@ def plan(
         programs = -(-hidden // min(ahead.block_h, back.block_h))
         groups = device.multiprocessors // programs
         turns = -(-(-(-batch // back.block_b) * members) // groups)
+        if mode == "counter" and back.block_h < 16:
+            return Fallback(
+                f"hidden size {hidden} takes programs of {back.block_h} units, which spill "
+                "registers where they meet by a counter: data as flag has room"
+            )
         if mode in ("data", "counter"):
             reason = f"programs that meet {MEETS_BY[mode]} were asked for"
             return planned(mode, ahead, back, reason)
