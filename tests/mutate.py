@@ -49,17 +49,16 @@ class Mutation:
     new: str
     which: tuple[int, int] = (1, 1)
 
-    def apply(self, root: Path) -> None:
-        """Break the copy of the package at `root`."""
-        path = root / KERNELS / self.file
-        parts = path.read_text().split(self.old)
+    def broken(self, root: Path) -> str:
+        """The broken source, from the file in the package at `root`."""
+        parts = (root / KERNELS / self.file).read_text().split(self.old)
         at, times = self.which
         if len(parts) - 1 != times:
             raise SystemExit(
                 f"{self.name}: the text to replace occurs {len(parts) - 1} times in {self.file}, "
                 f"expected {times}; adapt tests/mutate.py:\n{self.old}"
             )
-        path.write_text(self.old.join(parts[:at]) + self.new + self.old.join(parts[at:]))
+        return self.old.join(parts[:at]) + self.new + self.old.join(parts[at:])
 
 
 STEPPING, RESIDENT, TILES = (f"recurrence/{name}.py" for name in ("stepping", "resident", "tiles"))
@@ -353,7 +352,7 @@ class Run:
         try:
             copy(source, root)
             if mutation:
-                mutation.apply(root)
+                (root / KERNELS / mutation.file).write_text(mutation.broken(root))
             self._log = root / "log"
             with self._log.open("w") as log:
                 self._process = subprocess.Popen(
@@ -534,10 +533,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         with snapshot() as source:
-            for mutation in chosen:  # before anything runs
-                with tempfile.TemporaryDirectory(prefix="rnnkit-mutant-") as folder:
-                    copy(source, Path(folder))
-                    mutation.apply(Path(folder))
+            for mutation in chosen:
+                mutation.broken(source)  # or say so before anything runs
             count = run_unbroken(source, chosen, options.jobs)
             print(f"unbroken: {count} tests pass, {time.monotonic() - start:.1f} s", flush=True)
             run_all(source, chosen, options.jobs, done)
