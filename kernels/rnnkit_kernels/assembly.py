@@ -134,7 +134,8 @@ def broken_rules(
     elif "tt.atomic_rmw" in ttgir or re.search(r"\b(?:atom|red)\.", ptx):
         rules.append("atomics outside counter mode")
     if mode != "launch":
-        rules += _held_weights(found, weights)
+        # The smallest resident tiles may stay in registers.
+        rules += _held_weights(found, 0 if mode == "resident" else weights)
     if tensor_cores:
         if not _TENSOR_CORES.search(ptx):
             rules.append("no tensor-core instruction")

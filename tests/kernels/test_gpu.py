@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from rnnkit_kernels import backend, functional, ops
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.recurrence import exchange, plan, resident, stepping
 from rnnkit_kernels.recurrence.rows import Rows
-from rnnkit_kernels.stack import wavefront_plan
+from rnnkit_kernels.stack import stack, wavefront_plan
 from tests.kernels import layers
 from tests.kernels.layers import (
     Layer,
@@ -51,23 +52,33 @@ PRECISIONS = {
 HIDDEN, BATCH = 40, 19  # three programs a group, two tiles of sequences
 
 
+@contextmanager
+def computed_in(name: str) -> Iterator[torch.dtype]:
+    """Set torch's flags for a key of PRECISIONS, and give its dtype."""
+    dtype, products = PRECISIONS[name]
+    # Attributes of a module that monkeypatch can't restore.
+    flags = (torch.backends.cudnn.rnn, torch.backends.cuda.matmul)
+    before, band = [flag.fp32_precision for flag in flags], layers.BAND  # type: ignore[attr-defined]
+    try:
+        for flag in flags:
+            flag.fp32_precision = products  # type: ignore[attr-defined]
+        if products == "tf32":
+            # Ten bits of a mantissa, not 23; whether cuBLAS takes TF32 for the plain loop is open.
+            layers.BAND = band * 2**13
+        yield dtype
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            flag.fp32_precision = value  # type: ignore[attr-defined]
+        layers.BAND = band
+
+
 @pytest.fixture(autouse=True)
-def settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Exact products; what waits in vain raises, and soon."""
-    set_precision(monkeypatch, "fp32")
     monkeypatch.setenv("RNNKIT_CHECK", "1")
     monkeypatch.setattr(exchange, "MAX_POLLS", 2**22)
-
-
-def set_precision(patch: pytest.MonkeyPatch, name: str) -> torch.dtype:
-    """Set torch's flags for a key of PRECISIONS; its dtype."""
-    dtype, products = PRECISIONS[name]
-    patch.setattr(torch.backends.cudnn.rnn, "fp32_precision", products)
-    patch.setattr(torch.backends.cuda.matmul, "fp32_precision", products)
-    if products == "tf32":
-        # Mantissas of ten bits, not 23; whether cuBLAS takes TF32 for the plain loop is its affair.
-        patch.setattr(layers, "BAND", layers.BAND * 2**13)
-    return dtype
+    with computed_in("fp32"):
+        yield
 
 
 def on_device(layer: Layer) -> Layer:
@@ -198,21 +209,16 @@ def parity_cases() -> list[tuple[str, str, str, bool]]:
 
 @pytest.mark.parametrize(("cell", "mode", "precision", "ragged"), parity_cases())
 def test_results_and_gradients_match_the_definition(
-    cell: str,
-    mode: str,
-    precision: str,
-    ragged: bool,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    cell: str, mode: str, precision: str, ragged: bool, request: pytest.FixtureRequest
 ) -> None:
     if mode in MEETINGS:
         request.getfixturevalue("meets")
-    dtype = set_precision(monkeypatch, precision)
     hidden = 24 if (mode, precision) == ("resident", "fp32") else HIDDEN
-    for storage in ("packed", "padded") if ragged else ("dense",):
-        for reverse in (False, True):
-            layer = random_layer(cell, storage, reverse, hidden, batch=BATCH)
-            assert_as_exact_as_a_plain_loop(on_device(layer), mode, dtype)
+    with computed_in(precision) as dtype:
+        for storage in ("packed", "padded") if ragged else ("dense",):
+            for reverse in (False, True):
+                layer = random_layer(cell, storage, reverse, hidden, batch=BATCH)
+                assert_as_exact_as_a_plain_loop(on_device(layer), mode, dtype)
 
 
 @pytest.mark.parametrize(
@@ -223,11 +229,10 @@ def test_results_and_gradients_match_the_definition(
         ("gru", "resident", "fp16"),
     ],
 )
-def test_zoneout(
-    cell: str, mode: str, precision: str, meets: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_zoneout(cell: str, mode: str, precision: str, meets: None) -> None:
     layer = random_layer(cell, "padded", hidden=HIDDEN, batch=BATCH, zoneout=True)
-    assert_as_exact_as_a_plain_loop(on_device(layer), mode, set_precision(monkeypatch, precision))
+    with computed_in(precision) as dtype:
+        assert_as_exact_as_a_plain_loop(on_device(layer), mode, dtype)
 
 
 @pytest.mark.parametrize("mode", ["data", "resident"])
@@ -350,26 +355,31 @@ def test_layers_are_as_exact_as_cudnn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Through the door that users take, stacked layers as a wavefront where one fits."""
-    dtype = set_precision(monkeypatch, precision)
+    stacks = 0
+
+    def counted(*given: Any) -> Any:
+        nonlocal stacks
+        stacks += 1
+        return stack(*given)
+
+    monkeypatch.setattr(functional, "stack", counted)
     _, batch, _, hidden, count, directions, _ = SHAPES[shape]
-    device, products = plan.Device.of(DEVICE), ops.recurrent_precision()
-    found = plan.plan(CELLS[cell], hidden, dtype, device, products, batch=batch)
-    assert isinstance(found, plan.Plan)
-    flows = False
-    if found.mode in MEETINGS:
-        request.getfixturevalue("meets")
-        given = (CELLS[cell], hidden, count, dtype, device, products, found.mode)
-        flows = count > 1 and directions == 1 and isinstance(wavefront_plan(*given), plan.Plan)
-    stacks: list[Any] = []
-    stack = functional.stack
-    monkeypatch.setattr(functional, "stack", lambda *given: stacks.append(given) or stack(*given))
-    compare_with_torch(cell, SHAPES[shape], dtype)
-    assert bool(stacks) == flows
+    flows, device = False, plan.Device.of(DEVICE)
+    with computed_in(precision) as dtype:
+        products = ops.recurrent_precision()
+        found = plan.plan(CELLS[cell], hidden, dtype, device, products, batch=batch)
+        assert isinstance(found, plan.Plan)
+        if found.mode in MEETINGS:
+            request.getfixturevalue("meets")
+            given = (CELLS[cell], hidden, count, dtype, device, products, found.mode)
+            flows = count > 1 and directions == 1 and isinstance(wavefront_plan(*given), plan.Plan)
+        compare_with_torch(cell, SHAPES[shape], dtype)
+    assert stacks == flows
 
 
 def capture(step: Callable[[], Any]) -> tuple[Any, Any]:
     """A CUDA graph of `step`, and where its results will lie."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         step()
@@ -404,13 +414,12 @@ def two_layers() -> Callable[[Tensor], list[Tensor]]:
     torch.manual_seed(0)
     layer = torch.nn.LSTM(7, HIDDEN, 2).to(DEVICE, torch.bfloat16)
     x = torch.randn(5, BATCH, 7).to(DEVICE, torch.bfloat16)
-    start = torch.randn(2, 2, BATCH, HIDDEN).to(DEVICE, torch.bfloat16).unbind()
+    h0, c0 = torch.randn(2, 2, BATCH, HIDDEN).to(DEVICE, torch.bfloat16)
     weights = list(layer.parameters())
 
     def run(seed: Tensor) -> list[Tensor]:
-        results = functional.lstm(
-            x, start, weights, num_layers=2, dropout=0.4, training=True, seed=seed, backend="triton"
-        )
+        options: Any = {"num_layers": 2, "dropout": 0.4, "training": True, "backend": "triton"}
+        results = functional.lstm(x, (h0, c0), weights, seed=seed, **options)
         loss = torch.stack([result.square().sum() for result in results]).sum()
         return [*results, *torch.autograd.grad(loss, weights)]
 
@@ -470,8 +479,8 @@ def test_two_runs_agree_bitwise(mode: str, meets: None) -> None:
 @pytest.mark.parametrize("mode", ["data", "resident", "launch"])
 def test_no_step_count_or_batch_size_compiles_anew(mode: str, meets: None) -> None:
     def compiled() -> int:
-        kernels = (stepping.stepping_forward, stepping.stepping_backward)
-        kernels += (resident.resident_forward, resident.resident_backward)
+        kernels = [stepping.stepping_forward, stepping.stepping_backward]
+        kernels += [resident.resident_forward, resident.resident_backward]
         caches = [cache for kernel in kernels for cache in kernel.device_caches.values()]
         return sum(len(cache[0]) for cache in caches)
 

@@ -119,15 +119,17 @@ MANY_SEQUENCES = 128
 MAX_TURNS = 8
 MEETS_BY = {"data": "by data as flag", "counter": "by a counter"}
 
-# Programs that meet wait once for each tile of the exchange, so tiles should be large; but their
-# values and pointers lie in registers. So many bytes a tile leave every audited kernel some: ...
+# Programs that meet wait for every tile of the exchange on its own, so few large ones are quicker;
+# but the values and pointers of a tile lie in registers. Forward, 16 KiB compile without a spill
+# up to rows of 2 KiB. Beyond there are more tiles, and 16 KiB spill 24 bytes at 1,150 units.
 FORWARD_TILE = 16_384
-# ... less where so many bytes a row make many tiles, or rows off 16 bytes narrow loads.
 LONG_ROW = 2_048
-# Backward a tile has so many gradient columns of 16 sequences, a tile of 32 would spill.
+# Backward the columns of 16 sequences; of 32 sequences half as many spill in counter mode.
 BACKWARD_COLUMNS = 512
-# tf32x3 multiplies a large and a small part of every operand: half the tile, twice, and then some.
+# tf32x3 splits operands in two and multiplies three times; audited at a quarter of the tiles.
 TF32X3_SHRINKS = 4
+# A launch reads this much of a row at once: twice as much spills in float32 at 1,150 units.
+STREAMED_BYTES = 128
 
 
 @dataclass(frozen=True)
@@ -332,7 +334,7 @@ def plan(
         return Fallback(f"hidden size {hidden} can't be shared among programs: {why}")
     if not together:
         why = "programs that wait for each other were excluded"
-    streamed = Tiles(16, 32, (((0, 64),),) * len(cell.gates), 4)
+    streamed = Tiles(16, 32, (((0, STREAMED_BYTES // dtype.itemsize),),) * len(cell.gates), 4)
     asked = mode == "launch"
     return planned(
         "launch", streamed, streamed, "one launch a step was asked for" if asked else why
