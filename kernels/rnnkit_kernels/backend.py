@@ -2,25 +2,28 @@
 
 The engines are torch's own implementation (MKL-DNN or cuDNN behind `torch._VF`), the Triton kernels
 in the mode of their plan, and the loop in PyTorch with the handwritten backward ("eager"), which
-runs whatever torch lacks. "auto" takes torch's own wherever that can do the call as it is; what it
-can't (a reset-before GRU, lengths that stay on the GPU, one operator in a trace) goes to a kernel
-or to the loop. No GPU has been measured yet, so no kernel is preferred for its speed.
+runs whatever torch lacks. "auto" takes what was fastest in the GPU's table (`dispatch/`); where
+there is none, torch's own wherever that can do the call as it is. What it can't (a reset-before
+GRU, lengths that stay on the GPU, one operator in a trace) goes to a kernel or to the loop.
+Measurements may name an engine themselves.
 """
 
 import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from rnnkit_kernels import dispatch
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.ops import recurrent_precision
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, plan
 
-Backend = Literal["auto", "triton", "torch"]
+Backend = Literal["auto", "triton", "torch", "resident", "data", "counter", "launch", "eager"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
 _IN_TORCH = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
@@ -79,6 +82,8 @@ def choose(
     backend: Backend,
     extras: Extras = PLAIN,
     sequences: int | None = None,
+    layers: int = 1,
+    directions: int = 1,
 ) -> Decision:
     """Choose the engine for one call.
 
@@ -91,23 +96,27 @@ def choose(
         backend: what the user asked for.
         extras: what the layer has beyond its cell.
         sequences: B where the input is packed.
+        layers: L.
+        directions: 1 or 2.
 
     Returns:
         The engine and the reason.
 
     Raises:
         ValueError: an unknown backend.
-        RuntimeError: "triton" where the kernels can't run.
+        RuntimeError: a kernel was asked for that can't run.
     """
-    if backend not in ("auto", "triton", "torch"):
-        raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if extras.layer_norm:
         why = "layer normalisation sums over all units inside a step, and no kernel does"
-        if backend == "triton":
-            raise RuntimeError(f'backend="triton" can\'t run this layer: {why}')
+        if backend not in ("auto", "torch"):
+            raise RuntimeError(f'backend="{backend}" can\'t run this layer: {why}')
         return Decision("reference", why)
-    if backend == "triton":
-        return _triton(cell, input, weights, has_projections, sequences)
+    if backend == "eager":
+        return _transformed() or Decision("eager", 'backend="eager" was asked for')
+    if backend not in ("auto", "torch"):
+        return _triton(cell, input, weights, has_projections, sequences, backend)
     missing = extras.missing_in_torch(cell)
     traced = torch.compiler.is_compiling()
     transformed = _transformed()
@@ -117,8 +126,14 @@ def choose(
         return transformed  # torch's own layers have no batching rule
     if missing is None and backend == "torch" and not traced:
         return Decision("torch", 'backend="torch" was asked for')
-    if input.is_cuda and backend == "auto" and (missing or _on_device(lengths) or traced):
-        # Nobody asked for programs that wait for each other, and no GPU has run them yet.
+    beyond_torch = missing is not None or _on_device(lengths) or traced
+    if input.is_cuda and backend == "auto" and not traced:
+        shape = (layers, directions)
+        measured = _measured(cell, input, weights, has_projections, sequences, shape, beyond_torch)
+        if measured is not None:
+            return transformed or measured
+    if input.is_cuda and backend == "auto" and beyond_torch:
+        # Nobody asked for programs that wait for each other, nor has this GPU been measured.
         found = _plan(cell, input, weights, has_projections, sequences, together=False)
         if isinstance(found, Plan):
             why = f"has no {missing}" if missing else "reads lengths on the host"
@@ -127,7 +142,9 @@ def choose(
             return transformed or Decision(engine, f"torch {why}", found)
     if missing is None and not traced:
         if input.is_cuda:
-            return Decision("torch", "no kernel has been measured against cuDNN on this GPU yet")
+            return Decision(
+                "torch", "no kernel was measured to be faster on this GPU at this shape"
+            )
         return Decision("torch", "the kernels are for GPUs; on a CPU torch's own layers run")
     why = f"torch has no {missing}" if missing else "traced: one opaque operator a layer"
     return transformed or Decision("eager", why)
@@ -151,7 +168,8 @@ def _plan(
     weights: Sequence[Tensor],
     has_projections: bool,
     sequences: int | None,
-    together: bool,
+    together: bool = True,
+    mode: Mode | None = None,
 ) -> Plan | Fallback:
     if has_projections:
         return Fallback("the kernels have no projection")
@@ -160,17 +178,65 @@ def _plan(
     hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
     device = Device.of(weights[1].device)
     # A traced batch size may be a symbol, which must not be compared with a number.
-    traced = torch.compiler.is_compiling()
-    batch = 1 if traced else input.shape[1] if sequences is None else sequences
+    batch = 1 if torch.compiler.is_compiling() else _batch(input, sequences)
     return plan(
         CELLS[cell],
         hidden,
         compute_dtype(weights[1]),
         device,
         recurrent_precision(),
-        batch=batch,
+        mode,
+        batch,
         together=together,
     )
+
+
+def _batch(input: Tensor, sequences: int | None) -> int:
+    return input.shape[1] if sequences is None else sequences
+
+
+def _measured(
+    cell: str,
+    input: Tensor,
+    weights: Sequence[Tensor],
+    has_projections: bool,
+    sequences: int | None,
+    shape: tuple[int, int],
+    beyond_torch: bool,
+) -> Decision | None:
+    """The kernel that was fastest at the nearest measured shape, if it was; None for torch's own.
+
+    Args:
+        shape: layers and directions.
+        beyond_torch: whether torch's own layers can't do the call.
+    """
+    table = dispatch.table(Device.of(input.device).capability)
+    if table is None:
+        return None
+    dtype = dispatch.dtype_name(compute_dtype(weights[1]), recurrent_precision())
+    hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
+    wanted = dispatch.Shape(cell, dtype, hidden, max(1, _batch(input, sequences)), *shape)
+    entry = table.nearest(wanted)
+    if entry is None:
+        return None
+    trains = torch.is_grad_enabled() and any(t.requires_grad for t in (input, *weights))
+    times = dict(entry.train if trains else entry.inference)
+    own = times.pop("torch", None)
+    for engine, seconds in sorted(times.items(), key=lambda item: item[1]):
+        if own is not None and not beyond_torch and seconds * dispatch.MARGIN > own:
+            return None
+        mode: Mode = engine  # type: ignore[assignment]
+        found = _plan(cell, input, weights, has_projections, sequences, mode=mode)
+        if isinstance(found, Plan):
+            step = 1e6 / entry.steps
+            against = "" if own is None else f", torch's own took {own * step:.2f}"
+            return Decision(
+                mode,
+                f"measured on {table.gpu} at H {entry.shape.hidden}, B {entry.shape.batch}: "
+                f"{seconds * step:.2f} µs a step{against}",
+                found,
+            )
+    return None
 
 
 def _triton(
@@ -179,16 +245,20 @@ def _triton(
     weights: Sequence[Tensor],
     has_projections: bool,
     sequences: int | None,
+    backend: Backend,
 ) -> Decision:
+    """The kernels by their rule, or one mode of them."""
     if not input.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
         raise RuntimeError(
-            f'backend="triton" needs a GPU, and the input is on {input.device}: move it there, use '
-            'backend="auto", or set TRITON_INTERPRET=1 before the start to interpret the kernels'
+            f'backend="{backend}" needs a GPU, and the input is on {input.device}: move it there, '
+            'use backend="auto", or set TRITON_INTERPRET=1 before the start to interpret the '
+            "kernels"
         )
-    found = _plan(cell, input, weights, has_projections, sequences, together=True)
+    mode: Mode | None = None if backend == "triton" else backend  # type: ignore[assignment]
+    found = _plan(cell, input, weights, has_projections, sequences, mode=mode)
     if isinstance(found, Fallback):
-        raise RuntimeError(f'backend="triton" can\'t run this layer: {found.reason}')
-    engine = "rule" if torch.compiler.is_compiling() else found.mode
+        raise RuntimeError(f'backend="{backend}" can\'t run this layer: {found.reason}')
+    engine = "rule" if torch.compiler.is_compiling() and mode is None else found.mode
     return _transformed() or Decision(engine, found.reason, found)
 
 

@@ -16,7 +16,15 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
 from rnnkit_kernels import reference
-from rnnkit_kernels.backend import PLAIN, Backend, Decision, Extras, choose, compute_dtype
+from rnnkit_kernels.backend import (
+    BACKENDS,
+    PLAIN,
+    Backend,
+    Decision,
+    Extras,
+    choose,
+    compute_dtype,
+)
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dropout import STREAMS
 from rnnkit_kernels.dropout import dropout as _dropout
@@ -27,6 +35,7 @@ from rnnkit_kernels.reference import gru_reset_before
 from rnnkit_kernels.stack import stack, wavefront_plan
 
 __all__ = [
+    "BACKENDS",
     "Backend",
     "Decision",
     "Extras",
@@ -98,7 +107,7 @@ def lstm(
         batch_sizes: int64 (T,) on the CPU, of a PackedSequence.
         lengths: integers (B,), unsorted, in [0, T]; not together with `batch_sizes`. On a GPU the
             host never reads them, unless torch's own layers or float64 have to run.
-        backend: "auto", "triton" or "torch".
+        backend: "auto", "triton", "torch", or an engine's name, for measurements.
         peephole: whether the gates see c (Gers & Schmidhuber 2000).
         coupled: whether the input gate is one minus the forget gate (Greff et al. 2017).
         extras: zoneout, layer normalisation and recomputation.
@@ -208,8 +217,11 @@ def recurrent(
     if lengths is not None:
         lengths = _checked_lengths(lengths, input)
     sequences = None if batch_sizes is None else int(batch_sizes[0])
-    decision = choose(cell, input, weights, has_projections, lengths, backend, extras, sequences)
     directions = 2 if bidirectional else 1
+    decision = choose(
+        cell, input, weights, has_projections, lengths, backend, extras, sequences, num_layers,
+        directions,
+    )  # fmt: skip
     hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
     together = together and _flows(cell, hidden, num_layers, decision, weights[1])

@@ -19,7 +19,7 @@ from rnnkit.nn.options import (
     check_size,
     check_zoneout,
 )
-from rnnkit_kernels.functional import Backend, Extras, recurrent
+from rnnkit_kernels.functional import BACKENDS, Backend, Extras, recurrent
 
 
 class Recurrent(nn.Module):
@@ -80,8 +80,8 @@ class Recurrent(nn.Module):
                 "layer_norm=True and recompute=True exclude each other: layer normalisation runs "
                 "by its definition, where autograd keeps what it needs"
             )
-        if backend not in ("auto", "triton", "torch"):
-            raise ValueError(f'backend must be "auto", "triton" or "torch", got {backend!r}')
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers

@@ -71,7 +71,12 @@ def explain(
             f"explain takes an rnnkit LSTM, GRU or RNN, got {type(module).__name__}; "
             "rnnkit.replace_rnns(model) puts them into a model"
         )
-    data = input.data if isinstance(input, PackedSequence) else input
+    if isinstance(input, PackedSequence):
+        data, sequences = input.data, int(input.batch_sizes[0])
+    else:
+        data, sequences = input, 1
+        if input.dim() == 3:
+            sequences = input.shape[0 if module.batch_first else 1]
     decision = choose(
         module._cell,
         data,
@@ -80,5 +85,8 @@ def explain(
         lengths,
         module.backend,
         module._extras,
+        sequences,
+        module.num_layers,
+        module._directions,
     )
     return Explanation(repr(module), decision)

@@ -58,7 +58,8 @@ class LSTM(Recurrent):
             a step it keeps h and c in place of h, c and all gates, and multiplies by W and R once
             more, over all steps at once. Gradients differ by rounding alone. torch's own layers
             can't, so rnnkit's engines run.
-        backend: "auto" (`rnnkit.explain` says what that is here), "triton" or "torch".
+        backend: "auto" (`rnnkit.explain` says what that is here), "triton", "torch", or for
+            measurements one engine: "resident", "data", "counter", "launch" or "eager".
 
     Raises:
         TypeError, ValueError: as torch.nn raises them, and for options that exclude each other.
