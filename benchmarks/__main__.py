@@ -2,6 +2,6 @@
 
 import sys
 
-from .end_to_end import main
+from .command import main
 
 sys.exit(main())

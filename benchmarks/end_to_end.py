@@ -1,13 +1,13 @@
-"""Training speed of `LanguageModel` under Lightning against a plain PyTorch loop.
+"""Whole trainings: rnnkit's side against what one would write with PyTorch alone.
 
-Both sides train configs/lm/ptb_zaremba_small.yaml from the same parameters on the same windows in
-the same order: the Lightning side as `rnnkit fit` runs it, with its callbacks, CSV and progress
-bar, the plain side as tests/tasks/plain_language_model.py writes it. They take turns, some steps
-each, so that a machine that is busy for a while is so for both. Parity comes before speed: the
-losses of the two have to agree.
+A language model: `LanguageModel` under Lightning as `rnnkit fit` runs it, with its callbacks, CSV
+and progress bar, against the loop of tests/tasks/plain_language_model.py, from the same parameters
+on the same windows in the same order. A tagger's encoder: see `encoder.py`.
 
-Sharing a process, they also share its memory settings: `rnnkit fit` lets malloc keep freed blocks
-on a CPU, which speeds up the plain side as well.
+The two sides take turns, some steps each, so that a machine that is busy for a while is so for
+both. Parity comes before speed: their losses have to agree. Sharing a process, they also share its
+memory settings: `rnnkit fit` lets malloc keep freed blocks on a CPU, which speeds up the plain side
+as well.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import platform
 import shlex
 import statistics
 import sys
@@ -34,11 +33,16 @@ from torch import Tensor
 
 from rnnkit.training import run
 
-ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "configs" / "lm" / "ptb_zaremba_small.yaml"
+from . import machine
 
-# Largest relative difference of the mean losses; the same arithmetic should give none.
-AGREEMENT = 0.005
+ROOT = Path(__file__).parents[1]
+CONFIGS = {
+    size: ROOT / "configs" / "lm" / f"ptb_zaremba_{size}.yaml" for size in ("small", "medium")
+}
+
+# Largest relative difference of the mean losses: the same arithmetic should give none, and with
+# dropout the two sides draw different masks.
+AGREEMENT, WITH_DROPOUT = 0.005, 0.03
 
 
 class PlainTwin(Callback):
@@ -66,7 +70,11 @@ class PlainTwin(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         recipe = pl_module.hparams
         model = plain.PlainLanguageModel(
-            data.vocabulary_size, recipe["hidden_size"], recipe["num_layers"], recipe["init_range"]
+            data.vocabulary_size,
+            recipe["hidden_size"],
+            recipe["num_layers"],
+            recipe["init_range"],
+            recipe["dropout"],
         ).to(pl_module.device)
         model.load_state_dict(pl_module.state_dict())
         optimizer = torch.optim.SGD(model.parameters(), lr=trainer.optimizers[0].defaults["lr"])
@@ -87,39 +95,42 @@ class PlainTwin(Callback):
         self.trainer_losses.append(outputs["loss"] / len(batch.input))
         if trainer.global_step % self.steps:
             return
-        _synchronize(pl_module.device)
+        synchronize(pl_module.device)
         between = time.perf_counter()
         self.plain_losses += islice(self._plain, self.steps)
-        _synchronize(pl_module.device)
+        synchronize(pl_module.device)
         self.trainer_seconds.append(between - self._begin)
         self.plain_seconds.append(time.perf_counter() - between)
         self._begin = time.perf_counter()
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait for a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def compare(corpus: str, steps: int, repeats: int) -> dict[str, Any]:
-    """Measure both sides in turn.
+def language_model(size: str, corpus: str, steps: int, repeats: int) -> dict[str, Any]:
+    """Tokens a second of a language model, both sides in turn.
 
     Args:
-        corpus: Name or path of a corpus.
-        steps: Steps of one turn.
-        repeats: Number of turns of each side.
+        size: a key of `CONFIGS`.
+        corpus: name or path of a corpus.
+        steps: of one turn.
+        repeats: turns of each side.
 
     Returns:
         Raw figures with all that is needed to read them, ready for JSON.
 
     Raises:
-        ValueError: An epoch has fewer steps, or the losses of the two sides disagree.
+        ValueError: an epoch has fewer steps, or the losses of the two sides disagree.
     """
+    config = CONFIGS[size]
     total = steps * (1 + repeats)  # the first turn is the warm-up
     with tempfile.TemporaryDirectory() as folder:
         command = run(
             [
-                *("fit", "-c", str(CONFIG), "--data.init_args.corpus", corpus),
+                *("fit", "-c", str(config), "--data.init_args.corpus", corpus),
                 *("--trainer.max_steps", str(total), "--trainer.limit_val_batches", "0"),
                 *("--trainer.callbacks", f"{__name__}.PlainTwin"),
                 *("--trainer.callbacks.steps", str(steps)),
@@ -134,33 +145,41 @@ def compare(corpus: str, steps: int, repeats: int) -> dict[str, Any]:
             f"an epoch of {corpus} has {len(twin.plain_losses)} steps, {total} were asked for: "
             "lower --steps or --repeats"
         )
-    ours = float(torch.stack(twin.trainer_losses).mean())
-    theirs = float(torch.stack(twin.plain_losses).mean())
-    if abs(ours - theirs) > AGREEMENT * theirs:
-        raise ValueError(f"the two sides disagree: mean loss {ours:.4f} and plain {theirs:.4f}")
+    dropout = float(command.model.hparams["dropout"])
+    losses = agreeing(
+        twin.trainer_losses, twin.plain_losses, WITH_DROPOUT if dropout else AGREEMENT
+    )
     tokens = steps * data.batch_size * data.window
-    pairs = []
-    for seconds, plain in zip(twin.trainer_seconds[1:], twin.plain_seconds[1:], strict=True):
-        pairs.append(
-            {"rnnkit": tokens / seconds, "plain": tokens / plain, "ratio": plain / seconds}
-        )
+    rates = [
+        (tokens / ours, tokens / plain)
+        for ours, plain in zip(twin.trainer_seconds[1:], twin.plain_seconds[1:], strict=True)
+    ]
     return {
-        "what": "training speed in tokens/s, LanguageModel under Lightning and a plain loop",
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-        "config": str(CONFIG.relative_to(ROOT)),
+        "what": f"training, tokens/s, Zaremba's {size} model: rnnkit on Lightning, a plain loop",
+        "config": str(config.relative_to(ROOT)),
         "corpus": corpus,
         "steps": steps,
+        "mean_loss": losses,
+        **figures_of(rates, command.model.device),
+    }
+
+
+def agreeing(ours: list[Tensor], theirs: list[Tensor], share: float) -> dict[str, float]:
+    """The mean losses of the two sides, or a ValueError where they differ by more."""
+    means = [float(torch.stack(losses).mean()) for losses in (ours, theirs)]
+    if abs(means[0] - means[1]) > share * means[1]:
+        raise ValueError(f"the two sides disagree: mean loss {means[0]:.4f}, plain {means[1]:.4f}")
+    return {"rnnkit": means[0], "plain": means[1]}
+
+
+def figures_of(rates: list[tuple[float, float]], device: torch.device) -> dict[str, Any]:
+    """Pairs of rates, their medians, and what they were measured on."""
+    pairs = [{"rnnkit": ours, "plain": plain, "ratio": ours / plain} for ours, plain in rates]
+    return {
         "pairs": pairs,
         "median": {key: statistics.median(pair[key] for pair in pairs) for key in pairs[0]},
-        "mean_loss": {"rnnkit": ours, "plain": theirs},
-        "device": str(command.model.device),
-        "threads": torch.get_num_threads(),
-        "machine": platform.processor() or platform.machine(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "lightning": lightning.__version__,
-        },
+        "machine": {**machine.describe(device), "lightning": lightning.__version__},
+        "commit": machine.commit(),
     }
 
 
@@ -174,26 +193,47 @@ def _plain_script() -> ModuleType:
     return module
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print and write the figures; returns the exit status 0."""
+def main(argv: list[str]) -> int:
+    """Measure, print and write the figures; returns the exit status: 0, or 1 for an error."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
-        description="Training speed of LanguageModel under Lightning and of a plain PyTorch loop.",
+        prog="rnnkit bench end-to-end",
+        description="Compare whole trainings with what one would write with PyTorch alone.",
     )
     add = parser.add_argument
+    add(
+        "what",
+        choices=[*CONFIGS, "encoder"],
+        help="Zaremba's small or medium language model, or the encoder of a tagger",
+    )
     add("--corpus", default="python-docs", help="ptb, python-docs or a path (default: python-docs)")
     add("--steps", type=int, default=50, help="steps of one turn (default: 50)")
     add("--repeats", type=int, default=4, help="turns of each side (default: 4)")
-    add("--out", type=Path, default=Path("runs/end_to_end.json"), help="where the figures go")
-    arguments = parser.parse_args(argv)
-    figures = compare(arguments.corpus, arguments.steps, arguments.repeats)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
+    add("--out", type=Path, help="where the figures go (default: runs/end_to_end_WHAT.json)")
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as end:
+        return int(end.code or 0)
+    what, steps, repeats = arguments.what, arguments.steps, arguments.repeats
+    try:
+        if what == "encoder":
+            from .encoder import encoder  # which imports this file
+
+            figures = encoder(steps, repeats)
+        else:
+            figures = language_model(what, arguments.corpus, steps, repeats)
+    except ValueError as error:
+        print(f"rnnkit bench end-to-end: {error}", file=sys.stderr)
+        return 1
+    figures["command"] = shlex.join(["rnnkit", "bench", "end-to-end", *argv])
+    out = arguments.out or Path(f"runs/end_to_end_{what}.json")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(figures, indent=2) + "\n")
+    unit = "sentences/s" if what == "encoder" else "tokens/s"
     for pair in [*figures["pairs"], figures["median"]]:
         print(
-            f"rnnkit {pair['rnnkit']:8,.0f} tokens/s   plain {pair['plain']:8,.0f} tokens/s   "
+            f"rnnkit {pair['rnnkit']:8,.0f} {unit}   plain {pair['plain']:8,.0f} {unit}   "
             f"ratio {pair['ratio']:.3f}{'   median' if pair is figures['median'] else ''}"
         )
     losses = figures["mean_loss"]
-    print(f"mean loss {losses['rnnkit']:.6f} and {losses['plain']:.6f}; figures in {arguments.out}")
+    print(f"mean loss {losses['rnnkit']:.6f} and {losses['plain']:.6f}; figures in {out}")
     return 0

@@ -1,4 +1,4 @@
-"""The `rnnkit` command: training, generation, data."""
+"""The `rnnkit` command: training, generation, data, benchmarks."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ commands:
   predict    let a checkpoint predict: rnnkit predict -c ... --ckpt_path ...
   generate   let a language model write: rnnkit generate --ckpt ... --prompt ...
   data       list the known datasets, get them, say where they lie
+  bench      measure the layers against torch.nn and other peers: rnnkit bench --quick
 
 `rnnkit COMMAND --help` tells more. RNNKIT_DEBUG=1 shows where in the program an error arose.
 """
@@ -102,6 +103,12 @@ def _data(arguments: list[str]) -> int:
     return data(arguments[1:])
 
 
+def _bench(arguments: list[str]) -> int:
+    from rnnkit_benchmarks.command import main as bench
+
+    return int(bench(arguments[1:]))
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "fit": _train,
     "validate": _train,
@@ -109,6 +116,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "predict": _train,
     "generate": _generate,
     "data": _data,
+    "bench": _bench,
 }
 
 # What the extra `train` brings along, by the names that are imported.

@@ -243,7 +243,9 @@ class Recurrent(nn.Module):
             raise TypeError(
                 f"{name}: expected lengths to be a tensor of integers, got {type(lengths).__name__}"
             )
-        check_dtype(data, self._weights[0])
+        # Attributes of a module are slow to look up: once a call.
+        weights = self._dropped_weights()
+        check_dtype(data, weights[0])
         batched = packed is not None or data.dim() == 3
         if packed is not None and data.dim() != 2:
             raise RuntimeError(
@@ -280,7 +282,7 @@ class Recurrent(nn.Module):
             self._cell,
             data,
             hx,
-            self._dropped_weights(),
+            weights,
             has_biases=self.bias,
             has_projections=self.proj_size > 0,
             num_layers=self.num_layers,

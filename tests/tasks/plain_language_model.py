@@ -1,11 +1,12 @@
 """The language model as one would write it with PyTorch alone: the yardstick of `LanguageModel`.
 
-Recipe of Zaremba et al. 2014 (arXiv 1409.2329), small model. It needs torch and nothing else:
+Recipe of Zaremba et al. 2014 (arXiv 1409.2329), run by itself the small model. It needs torch and
+nothing else:
 
     python tests/tasks/plain_language_model.py PTB_FOLDER --epochs 1
 
 prints the speed of training and the validation perplexity after each epoch. The tests and
-`python -m benchmarks` import it, to compare losses, parameters and speed.
+`rnnkit bench end-to-end` import it, to compare losses, parameters and speed.
 """
 
 from __future__ import annotations
@@ -25,10 +26,13 @@ from torch.nn import functional as F
 class PlainLanguageModel(nn.Module):
     """Embedding, nn.LSTM, linear; every parameter drawn from U(-init_range, init_range)."""
 
-    def __init__(self, vocabulary_size: int, size: int, layers: int, init_range: float) -> None:
+    def __init__(
+        self, vocabulary_size: int, size: int, layers: int, init_range: float, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, size)
-        self.rnn = nn.LSTM(size, size, layers)
+        self.dropout = nn.Dropout(dropout)
+        self.rnn = nn.LSTM(size, size, layers, dropout=dropout)
         self.decoder = nn.Linear(size, vocabulary_size)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init_range, init_range)
@@ -36,8 +40,8 @@ class PlainLanguageModel(nn.Module):
     def forward(
         self, tokens: Tensor, state: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        output, state = self.rnn(self.embedding(tokens), state)
-        return self.decoder(output), state
+        output, state = self.rnn(self.dropout(self.embedding(tokens)), state)
+        return self.decoder(self.dropout(output)), state
 
 
 def streams(tokens: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,243 @@
+"""`rnnkit bench`, also `python -m benchmarks`: layers against cuDNN and every other fused RNN."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import machine, report, tune
+from .cases import CASES, DTYPES, MODES, NAMES, QUICK, select
+from .peers import peers
+from .peers import select as select_peers
+from .progress import Progress
+from .results import AUTO, BASELINE, Results, auto_losses, compare
+from .suite import DeviceLostError, Request, Suite
+
+INTERRUPTED = 128 + 2  # the shell's status of a command that SIGINT has ended
+OUT_OF_TIME = 3
+
+_EPILOG = """\
+Every case is checked before it is timed: results and all gradients against float64. The peers of a
+case take turns on the clock. Results are written after each case; the same command with the same
+--out goes on where it stopped. `bench end-to-end --help` tells how whole trainings are compared.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        argv: its arguments; None: those of the process.
+
+    Returns:
+        Exit status: 0; 1 for an error, told in one sentence; 2 for options that make no sense; 3
+        where --budget ran out; 130 after Ctrl-C, which keeps what was measured.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["end-to-end"]:
+        from .end_to_end import main as end_to_end
+
+        return end_to_end(arguments[1:])
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:  # argparse has printed its help (0) or its error (2)
+        return int(end.code or 0)
+    try:
+        if options.list:
+            return _list()
+        if options.compare:
+            return _compare(*options.compare)
+        if options.report:
+            return _report(options.report)
+        return _measure(options, arguments)
+    except (ValueError, OSError, DeviceLostError) as error:
+        print(f"rnnkit bench: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rnnkit bench",
+        description="Measure recurrent layers: rnnkit's engines, torch.nn and every other peer.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick",
+        action="store_true",
+        help="six cases, LSTM and GRU, training (the default; under 3 minutes on a GPU)",
+    )
+    size.add_argument(
+        "--full", action="store_true", help="all cases and sweeps, dtypes, modes and peers"
+    )
+    size.add_argument(
+        "--tune",
+        action="store_true",
+        help='measure what backend="auto" should choose on this GPU, write the table that it '
+        "reads, and check its choices",
+    )
+    several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    parser.add_argument("--cases", **several, help="names or patterns such as 'sweep-h-*'")
+    parser.add_argument("--cells", **several, help=f"some of {', '.join(NAMES)}")
+    parser.add_argument("--dtypes", **several, help=f"some of {', '.join(DTYPES)}")
+    parser.add_argument("--modes", **several, help=f"some of {', '.join(MODES)}")
+    parser.add_argument("--peers", **several, help="names or patterns such as 'rnnkit*'")
+    parser.add_argument("--device", help="cuda, cuda:1 or cpu (default: a GPU if there is one)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="JSON; one that exists is added to (default: "
+        "benchmarks/results/DEVICE/DATE-COMMIT.json)",
+    )
+    parser.add_argument(
+        "--budget", type=float, default=float("inf"), metavar="SECONDS",
+        help="begin nothing after so long (exit status 3 if something is left)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, metavar="S",
+        help="for the samples of one peer on one case (default: 0.5; at least ten samples)",
+    )  # fmt: skip
+    parser.add_argument("--list", action="store_true", help="show the cases and the peers")
+    parser.add_argument(
+        "--compare", nargs=2, type=Path, metavar=("OLD", "NEW"),
+        help="show what changed between two files beyond noise",
+    )  # fmt: skip
+    parser.add_argument(
+        "--report", type=Path, metavar="FILE", help="draw a file's tables and charts again"
+    )
+    return parser
+
+
+def _request(options: argparse.Namespace) -> Request:
+    """What the options ask for, with the defaults of --quick, --full and --tune."""
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch sees no GPU: leave out --device or say --device cpu")
+    on_gpu = device.type == "cuda"
+    cells, modes = ["lstm", "gru"], ["train"]
+    if options.full:
+        cases, modes, wanted = list(CASES.values()), list(MODES), ["*"]
+        dtypes = list(DTYPES) if on_gpu else ["fp32", "bf16"]
+    elif options.tune:
+        cases, modes, wanted = tune.grid(), list(tune.MODES), [*tune.PEERS]
+        dtypes = ["bf16", "tf32", "fp16"]
+    else:
+        cases = [CASES[name] for name in QUICK[device.type]]
+        wanted = [BASELINE, AUTO, "rnnkit triton" if on_gpu else "loop in PyTorch"]
+        dtypes = ["bf16", "tf32"] if on_gpu else ["fp32"]
+    return Request(
+        select(options.cases) if options.cases else cases,
+        _known("--cells", options.cells or cells, NAMES),
+        _known("--dtypes", options.dtypes or dtypes, DTYPES),
+        _known("--modes", options.modes or modes, MODES),
+        select_peers(options.peers or wanted),
+        device,
+        options.seconds,
+    )
+
+
+def _known(option: str, names: list[str], known: Iterable[str]) -> list[str]:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{option}: no {name!r}, choose from {', '.join(known)}")
+    return names
+
+
+def _measure(options: argparse.Namespace, arguments: list[str]) -> int:
+    request = _request(options)
+    if options.tune and request.device.type != "cuda":
+        raise ValueError(
+            '--tune is for a GPU: on a CPU backend="auto" always takes torch\'s own layers'
+        )
+    commit = machine.commit()
+    now = datetime.datetime.now().astimezone()
+    path = options.out
+    if path is None:
+        folder = Path("benchmarks/results") / machine.folder_name(request.device)
+        path = folder / f"{now:%Y-%m-%d}-{commit or 'unknown'}.json"
+    described = machine.describe(request.device)
+    if path.exists():
+        results = Results.load(path)
+        names = results.machine["device"], described["device"]
+        if names[0] != names[1]:
+            raise ValueError(f"{path} was measured on {names[0]}, this is {names[1]}")
+    else:
+        results = Results(described, [], commit, now.isoformat(timespec="seconds"))
+    results.commands.append(shlex.join(["rnnkit", "bench", *arguments]))
+    progress = Progress()
+    suite = Suite(request, results, path, progress)
+    try:
+        complete = suite.run(options.budget)
+    except KeyboardInterrupt:
+        results.records = [each for each in results.records if each.status != "running"]
+        results.save(path)
+        progress.close()
+        print(f"\nstopped; the same command with --out {path} goes on", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        progress.close()
+    print(report.table(results))
+    if options.tune and complete:
+        _tune(options, results, path)
+    for file in report.render(results, path, path.parent):
+        print(f"written: {file}")
+    if not complete:
+        print(f"the budget ran out; the same command with --out {path} goes on", file=sys.stderr)
+    return 0 if complete else OUT_OF_TIME
+
+
+def _tune(options: argparse.Namespace, results: Results, path: Path) -> None:
+    """Write the table, then measure what "auto" makes of it."""
+    print(f"written: {tune.write(results)}")
+    options.peers, options.cases = [AUTO], None
+    Suite(_request(options), results, path, Progress()).run()
+    losses = auto_losses(results)
+    for auto, best in losses:
+        print(
+            f"auto is slower: {' '.join(auto.key[:4])}: {auto.median * 1e6:.0f} µs by "
+            f"{auto.engine}, {best.peer} takes {best.median * 1e6:.0f} µs"
+        )
+    if not losses:
+        print("auto is nowhere slower than the best of its engines and torch.nn, beyond noise")
+
+
+def _list() -> int:
+    for case in CASES.values():
+        print(f"{case.name:22} {case.source}: {case}")
+    print(f"\npeers: {', '.join(peers())}")
+    return 0
+
+
+def _report(path: Path) -> int:
+    results = Results.load(path)
+    print(report.table(results))
+    for file in report.render(results, path, path.parent):
+        print(f"written: {file}")
+    return 0
+
+
+def _compare(old: Path, new: Path) -> int:
+    changes = compare(Results.load(old), Results.load(new))
+    if not changes:
+        raise ValueError(f"{old} and {new} have no measurement in common")
+    real = [change for change in changes if change.real]
+    for change in sorted(real, key=lambda change: change.ratio):
+        word = "slower" if change.ratio > 1 else "faster"
+        share = change.ratio if change.ratio > 1 else 1 / change.ratio
+        against = f", against {BASELINE}'s time in the same run" if change.paired else ""
+        print(
+            f"{' '.join(change.key[:4])}  {change.key[4]}: {100 * (share - 1):.1f} % {word} "
+            f"({change.before * 1e6:.1f} → {change.after * 1e6:.1f} µs{against}; "
+            f"noise up to {100 * change.threshold:.1f} %)"
+        )
+    print(f"{len(real)} of {len(changes)} measurements changed beyond noise")
+    return 0

@@ -1,0 +1,72 @@
+"""Parity before speed: results and all gradients against float64, by one rule.
+
+The error of each may be twice that of a plain loop in the same dtype, plus a band of 8 units in the
+last place of the largest value. float64 runs in torch.nn's layers, which nobody here wrote, on the
+same rounded numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .cases import DTYPES
+from .peers.loops import Loop
+from .peers.torch_layers import TorchLayers
+from .work import Prepared, Work
+
+BAND = 8
+
+
+@dataclass
+class Expected:
+    """What a case should give.
+
+    Attributes:
+        exact: results and gradients in float64.
+        allowed: the largest error of each.
+    """
+
+    exact: list[Tensor]
+    allowed: list[float]
+
+    @classmethod
+    def of(cls, work: Work) -> Expected:
+        """Run torch.nn in float64 and the plain loop in the dtype of the work."""
+        double = work.to(work.device, torch.float64)
+        exact = TorchLayers(cudnn=True).prepare(double, "train").everything("train")
+        plain = Loop(compiled=False).prepare(work, "train").everything("train")
+        dtype, precision = DTYPES[work.dtype]
+        # TF32 rounds factors to ten bits of a mantissa.
+        unit = 2.0**-10 if precision == "tf32" else torch.finfo(dtype).eps
+        allowed = []
+        for a, b in zip(plain, exact, strict=True):
+            largest = float(b.abs().max())
+            allowed.append(2 * float((a - b).abs().max()) + BAND * unit * largest)
+        return cls(exact, allowed)
+
+    def error(self, found: Sequence[Tensor]) -> float:
+        """The worst error over what is allowed: right up to 1, infinite where values are missing.
+
+        Raises:
+            ValueError: shapes differ.
+        """
+        worst = 0.0
+        for a, b, allowed in zip(found, self.exact, self.allowed, strict=True):
+            if a.shape != b.shape:
+                raise ValueError(
+                    f"expected a result of shape {tuple(b.shape)}, got {tuple(a.shape)}"
+                )
+            error = float((a - b).abs().max())
+            share = error / allowed if allowed > 0 else float(error > 0) * float("inf")
+            # A NaN compares false with everything: it must not pass.
+            worst = max(worst, share) if share == share else float("inf")
+        return worst
+
+
+def check(prepared: Prepared, expected: Expected) -> float:
+    """The error of a peer's results and gradients, see `Expected.error`."""
+    return expected.error(prepared.everything("train"))

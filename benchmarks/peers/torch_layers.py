@@ -1,0 +1,125 @@
+"""torch.nn's layers: cuDNN on a GPU, oneDNN or plain loops in C++ on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ..cases import Case
+from ..results import BASELINE
+from ..work import Prepared, Work, leaves_of
+
+LAYERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    "lstm": (nn.LSTM, {}),
+    "gru": (nn.GRU, {}),
+    "rnn_tanh": (nn.RNN, {"nonlinearity": "tanh"}),
+    "rnn_relu": (nn.RNN, {"nonlinearity": "relu"}),
+}
+WITHOUT_CUDNN = f"{BASELINE} without cuDNN"
+
+
+def layer_of(work: Work) -> nn.RNNBase:
+    """torch.nn's layer with the weights of the work."""
+    case = work.case
+    kind, options = LAYERS[work.cell]
+    layer = kind(
+        case.features,
+        case.hidden,
+        case.layers,
+        bidirectional=case.directions == 2,
+        device=work.device,
+        dtype=work.x.dtype,
+        **options,
+    )
+    layer.load_state_dict(work.weights)
+    return layer  # type: ignore[no-any-return]
+
+
+def cudnn_algorithm(case: Case, cell: str, dtype: torch.dtype, capability: int) -> str:
+    """The algorithm that PyTorch's rule asks cuDNN for (ATen/native/cudnn/RNN.cpp), as predicted.
+
+    Args:
+        case: the shape.
+        cell: the cell.
+        dtype: of inputs and weights.
+        capability: compute capability times ten.
+
+    Returns:
+        STANDARD, PERSIST_STATIC_SMALL_H or PERSIST_STATIC; two, forward and backward, where the
+        rule differs between them.
+    """
+    if case.ragged:
+        return "STANDARD"
+    simple = cell.startswith("rnn")
+    both = []
+    for limit in (384, 256) if simple else (192, 128):
+        half = dtype == torch.float16
+        aligned = case.hidden % 128 == 0 and case.features % 128 == 0
+        alone = case.layers == 1 and case.directions == 1
+        small = case.hidden <= 1024 and case.batch % 8 == 0 and case.batch <= 128
+        if case.hidden <= limit and dtype != torch.float64:
+            both.append("PERSIST_STATIC_SMALL_H")
+        elif half and aligned and alone and small and not (cell == "gru" and capability >= 80):
+            both.append("PERSIST_STATIC")
+        else:
+            both.append("STANDARD")
+    return both[0] if both[0] == both[1] else f"{both[0]} forward, {both[1]} backward"
+
+
+class TorchLayers:
+    """torch.nn on the device, with cuDNN or without.
+
+    Args:
+        cudnn: whether cuDNN may run.
+    """
+
+    def __init__(self, cudnn: bool) -> None:
+        self.cudnn = cudnn
+        self.name = BASELINE if cudnn else WITHOUT_CUDNN
+
+    def absent(self, work: Work) -> str | None:
+        """Without cuDNN there is nothing else to run on a CPU."""
+        if not self.cudnn and work.device.type != "cuda":
+            return "cuDNN is for GPUs"
+        return None
+
+    def prepare(self, work: Work, mode: str) -> Prepared:
+        """The layer as a user calls it, packing and unpacking in the clock."""
+        layer = layer_of(work).train(mode != "inference")
+        leaves = leaves_of(layer, work)
+        x, states = leaves[0], leaves[1 : 1 + len(work.states)]
+        start: Any = tuple(states) if len(states) > 1 else states[0]
+        lengths = work.lengths
+
+        def run() -> Sequence[Tensor]:
+            # torch.backends.cudnn.flags() would read `allow_tf32`, which raises by now.
+            enabled = torch.backends.cudnn.enabled
+            torch.backends.cudnn.enabled = enabled and self.cudnn
+            try:
+                if lengths is None:
+                    y, last = layer(x, start)
+                else:
+                    packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+                    packed, last = layer(packed, start)
+                    y, _ = pad_packed_sequence(packed, total_length=work.case.steps)
+            finally:
+                torch.backends.cudnn.enabled = enabled
+            return (y, *last) if len(states) > 1 else (y, last)
+
+        return Prepared(run, leaves, work.arriving, self._engine(work))
+
+    def _engine(self, work: Work) -> str:
+        if work.device.type != "cuda":
+            return "torch, CPU"
+        if not self.cudnn:
+            return "torch, CUDA"
+        major, minor = torch.cuda.get_device_capability(work.device)
+        found = cudnn_algorithm(work.case, work.cell, work.x.dtype, 10 * major + minor)
+        return f"cuDNN {found}"
+
+
+PEERS = (TorchLayers(cudnn=True), TorchLayers(cudnn=False))

@@ -1,0 +1,207 @@
+"""`rnnkit bench` as a user types it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import command, suite
+from benchmarks.cases import CASES, QUICK
+from benchmarks.results import BASELINE, Results
+from rnnkit.cli import main as rnnkit
+from tests.benchmarks.planted import record, results
+
+QUICKLY = ["--seconds", "0.01", "--device", "cpu", "--cells", "lstm"]
+
+
+@pytest.fixture(autouse=True)
+def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suite.floor, "measure", lambda device, progress: {"gemm": {"fp32": 1e9}})
+    monkeypatch.setattr(suite.floor, "seconds", lambda *arguments: 1e-6)
+
+
+def test_a_run_writes_json_tables_and_charts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "results" / "r.json"
+    arguments = ["bench", *QUICKLY, "--cases", "ptb-small", "--peers", BASELINE, "rnnkit auto"]
+    assert rnnkit([*arguments, "--out", str(out)]) == 0
+    said = capsys.readouterr()
+    assert "ptb-small, LSTM" in said.out
+    assert "rnnkit auto" in said.out
+    assert f"written: {out.parent / 'README.md'}" in said.out
+    assert "100 %" in said.err
+    found = Results.load(out)
+    assert {record.peer: record.status for record in found.records} == {
+        BASELINE: "ok",
+        "rnnkit auto": "ok",
+    }
+    assert found.machine["threads"] >= 1
+    assert found.commands[0].startswith("rnnkit bench --seconds 0.01")
+    assert "ptb-small" in (out.parent / "README.md").read_text()
+    assert list(out.parent.glob("*.png"))
+
+
+def test_ctrl_c_keeps_what_was_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "r.json"
+    prepare = suite.Expected.of
+
+    def interrupted(work: Any) -> Any:
+        if work.case.name == "characters":
+            raise KeyboardInterrupt
+        return prepare(work)
+
+    monkeypatch.setattr(suite.Expected, "of", interrupted)
+    monkeypatch.setattr(command.report, "render", lambda *arguments: [])
+    arguments = [*QUICKLY, "--cases", "ptb-small", "characters", "--peers", BASELINE]
+    assert command.main([*arguments, "--out", str(out)]) == 130
+    assert f"the same command with --out {out} goes on" in capsys.readouterr().err
+    assert [record.case for record in Results.load(out).records] == ["ptb-small"]
+    monkeypatch.setattr(suite.Expected, "of", prepare)
+    assert command.main([*arguments, "--out", str(out)]) == 0
+    assert [r.case for r in Results.load(out).records] == ["ptb-small", "characters"]
+
+
+def test_a_budget_that_ran_out_has_its_own_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*QUICKLY, "--budget", "-1", "--out", str(tmp_path / "r.json")]
+    assert command.main(arguments) == 3
+    assert "the budget ran out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--cases", "ptb-tiny"], "no case is called 'ptb-tiny': choose from ptb-medium"),
+        (["--peers", "cudnn"], "no peer is called 'cudnn': choose from torch.nn"),
+        (["--cells", "qrnn"], "--cells: no 'qrnn', choose from lstm, gru"),
+        (["--dtypes", "fp8"], "--dtypes: no 'fp8', choose from tf32"),
+        (["--modes", "backward"], "--modes: no 'backward', choose from inference"),
+        (["--tune", "--device", "cpu"], "--tune is for a GPU"),
+        (["--report", "missing.json"], "missing.json"),
+        (["--compare", "missing.json", "missing.json"], "missing.json"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_an_error_is_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("rnnkit bench: ")
+    assert sentence in said
+    assert said.count("\n") == 1
+
+
+def test_results_of_another_machine_are_not_added_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "r.json"
+    results(record(BASELINE, 1.0)).save(out)
+    before = out.read_text()
+    assert command.main([*QUICKLY, "--out", str(out)]) == 1
+    assert "was measured on Planted CPU, 2 cores, this is" in capsys.readouterr().err
+    assert out.read_text() == before
+
+
+def test_help_and_the_list_name_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--help"]) == 0
+    text = capsys.readouterr().out
+    for option in (
+        "--quick", "--full", "--tune", "--cases", "--cells", "--dtypes", "--modes", "--peers",
+        "--device", "--out", "--budget", "--compare", "--report", "--list",
+    ):  # fmt: skip
+        assert option in text
+    assert command.main(["--list"]) == 0
+    text = capsys.readouterr().out
+    for name in (*CASES, BASELINE, "rnnkit data", "flashrnn cuda_fused", "torchrl"):
+        assert name in text
+    assert command.main(["--nonsense"]) == 2
+    assert command.main(["end-to-end", "--help"]) == 0
+
+
+def test_a_comparison_tells_what_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = tmp_path / "old.json", tmp_path / "new.json"
+    results(record(BASELINE, 10.0), record("rnnkit auto", 5.0), record("torchrl", 7.0)).save(old)
+    results(record(BASELINE, 10.0), record("rnnkit auto", 5.5), record("torchrl", 7.0)).save(new)
+    assert command.main(["--compare", str(old), str(new)]) == 0
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        "ptb-small lstm fp32 train  rnnkit auto: 10.0 % slower (5000.0 → 5500.0"
+    )
+    assert last == "1 of 3 measurements changed beyond noise"
+
+
+def test_a_report_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "r.json"
+    results(record(BASELINE, 10.0), record("rnnkit auto", 5.0)).save(path)
+    assert command.main(["--report", str(path)]) == 0
+    assert "2.00×" in capsys.readouterr().out
+    assert (tmp_path / "README.md").is_file()
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "dtypes", "peers"),
+    [
+        (False, ["fp32"], [BASELINE, "rnnkit auto", "loop in PyTorch"]),
+        (True, ["bf16", "tf32"], [BASELINE, "rnnkit auto", "rnnkit triton"]),
+    ],
+)
+def test_quick_is_six_cases_of_two_cells(
+    on_gpu: bool, dtypes: list[str], peers: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command.torch.cuda, "is_available", lambda: on_gpu)
+    request = command._request(command._parser().parse_args([]))
+    assert tuple(case.name for case in request.cases) == QUICK["cuda" if on_gpu else "cpu"]
+    assert (request.cells, request.dtypes, request.modes) == (["lstm", "gru"], dtypes, ["train"])
+    assert [peer.name for peer in request.peers] == peers
+    full = command._request(command._parser().parse_args(["--full"]))
+    assert len(full.cases) == len(CASES)
+    assert len(full.peers) > 10
+
+
+def test_tuning_writes_the_table_and_checks_auto(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With results planted in the place of a GPU's."""
+    monkeypatch.setenv("RNNKIT_DISPATCH_DIR", str(tmp_path))
+    times = {BASELINE: 4.0, "rnnkit data": 2.0}
+    planted = results(
+        *(
+            record(peer, time, mode=mode, dtype="bf16")
+            for peer, time in times.items()
+            for mode in ("inference", "train")
+        )
+    )
+    planted.machine = {"device": "a GPU", "capability": "9.0"}
+
+    def measure_auto(milliseconds: float) -> Callable[..., bool]:
+        def run(self: suite.Suite, budget: float = 0.0) -> bool:
+            assert [peer.name for peer in self.request.peers] == ["rnnkit auto"]
+            made = record("rnnkit auto", milliseconds, dtype="bf16", engine="torch")
+            self.results.add(made)
+            return True
+
+        return run
+
+    options = command._parser().parse_args(["--tune", "--device", "cpu"])
+    for milliseconds, sentence in (
+        (2.0, "auto is nowhere slower"),
+        (
+            4.0,
+            "auto is slower: ptb-small lstm bf16 train: 4000 µs by torch, rnnkit data takes 2000",
+        ),
+    ):
+        monkeypatch.setattr(suite.Suite, "run", measure_auto(milliseconds))
+        command._tune(options, planted, tmp_path / "r.json")
+        said = capsys.readouterr().out
+        assert sentence in said
+        assert f"written: {tmp_path / 'sm_90.json'}" in said
+    assert json.loads((tmp_path / "sm_90.json").read_text())["gpu"] == "a GPU"
