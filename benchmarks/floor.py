@@ -2,8 +2,9 @@
 
     floor = products + passes × max(meetings × exchange, meetings × re-read, operations ÷ rate)
 
-* products: those that need no loop, timed alone as `torch.matmul` on random tensors of the case's
-  shapes: W_ih x of the first layer, for training its dx, and dW_ih and dW_hh of every layer.
+* products: those that need no loop, timed alone on random tensors of the case's shapes: W_ih x of
+  the first layer, for training its dx, and dW_ih and dW_hh of every layer. On a CPU the faster of
+  `torch.matmul` and oneDNN counts, for neither is so on every processor.
 * passes: one, for training two.
 * meetings: step t of layer l needs step t − 1 of its own and step t of the layer below, so layers
   side by side take T + L − 1, whether in one direction or one layer in both. Layers of both
@@ -20,8 +21,7 @@ step at the best rate of a copy, from what a core's cache holds upwards. Launche
 gaps count nothing: time beyond this floor is what can be gained with weights divided in this way.
 """
 
-# Triton's functions take no annotations, and its decorators have none.
-# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators, allow-untyped-calls
+from __future__ import annotations
 
 import itertools
 import time
@@ -30,142 +30,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import triton
-import triton.language as tl
-from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS
-from rnnkit_kernels.recurrence import exchange
-from rnnkit_kernels.recurrence.exchange import arrive, fetch, publish, wait
 from rnnkit_kernels.recurrence.plan import Device, Plan, plan
-from rnnkit_kernels.recurrence.products import resident_product
 
 from .cases import DTYPES, Case
 from .work import products_in
 
 MEETINGS = ("counter", "data")
 PROGRAMS = (1, 8, 16, 32, 64, 128)
-BLOCK = tl.constexpr(16)  # units of a program and sequences of a tile, as the plans have them
-FEW_STEPS, MANY_STEPS = 200, 1200  # the difference of the two is free of the launch
 REPEATS = 5
-
-
-@triton.jit(do_not_specialize=["steps", "budget"])
-def empty_exchange(
-    y, last, counter, error, steps, budget, WIDTH: tl.constexpr, MEETING: tl.constexpr
-):
-    """Programs that meet to compute next to nothing: y_{t+1} = y_0 / 2 + mean over units(y_t) / 4.
-
-    The mean needs what every program published, and what is published next needs the mean: no load
-    can be dropped and no step begin early. Grid: WIDTH / 16. y (steps + 1, 16, WIDTH) holds its
-    first row; `last` (programs, 16) takes the last means that each program saw.
-    """
-    CHUNK: tl.constexpr = 512 if WIDTH > 512 else WIDTH  # as large as forward's
-    lane = tl.arange(0, BLOCK)
-    unit = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    here = lane[None, :] * WIDTH + unit[:, None]
-    own = tl.load(y + here).to(tl.float32) / 2
-    mean = tl.zeros((BLOCK,), tl.float32)
-    for step in tl.range(0, steps, disable_licm=True):
-        row = y + step * tl.full((), BLOCK * WIDTH, tl.int64)
-        budget = wait(counter, step * tl.num_programs(0), budget, MEETING)
-        total = tl.zeros((CHUNK, BLOCK), tl.float32)
-        for j in tl.static_range(WIDTH // CHUNK):
-            k = j * CHUNK + tl.arange(0, CHUNK)
-            tile, budget = fetch(
-                row + lane[None, :] * WIDTH + k[:, None],
-                (lane < BLOCK)[None, :] & (k < WIDTH)[:, None],
-                False,
-                budget,
-                MEETING,
-            )
-            total += tile.to(tl.float32)
-        mean = tl.sum(total, axis=0) / WIDTH
-        inside = (lane < BLOCK)[None, :] & (unit < WIDTH)[:, None]
-        publish(row + BLOCK * WIDTH + here, own + mean[None, :] / 4, inside, MEETING)
-        arrive(counter, MEETING)
-    tl.store(last + tl.program_id(0) * BLOCK + lane, mean)
-    tl.store(error, 1, mask=budget <= 0)
-
-
-@triton.jit(do_not_specialize=["steps"])
-def read_again(weight, x, last, steps, SIDE: tl.constexpr):
-    """x_{t+1} = W x_t, W (SIDE, SIDE) held as the resident kernels hold theirs: read at every step.
-
-    x has to be staged at every step, as in every real one. All programs do the same, to load the
-    GPU as real ones do. x (SIDE, 16), `last` one x each.
-    """
-    row, lane = tl.arange(0, SIDE), tl.arange(0, BLOCK)
-    here = row[:, None] * BLOCK + lane[None, :]
-    held = (tl.load(weight + row[:, None] * SIDE + row[None, :]),)
-    operand = tl.load(x + here)
-    for _ in tl.range(0, steps, disable_licm=True):
-        product = tl.zeros((SIDE, BLOCK), tl.float32)
-        product = resident_product(product, held, 0, (operand,), "ieee")
-        operand = product.to(x.dtype.element_ty)
-    tl.store(last + tl.program_id(0) * (SIDE * BLOCK) + here, operand)
-
-
-def options_of(**constants: Any) -> dict[str, Any]:
-    """Compile-time arguments and compiler options, those of the plans."""
-    few = constants.get("WIDTH", 512) <= 256
-    return {**constants, "num_warps": 4 if few else 8, "num_stages": 1, "maxnreg": 255}
-
-
-def run_exchange(meeting: str, first: Tensor, steps: int) -> tuple[float, Tensor, Tensor]:
-    """One empty exchange whose first row is `first` (16, H).
-
-    Returns:
-        Seconds; y (steps + 1, 16, H); and the last means that each program saw, (H / 16, 16).
-
-    Raises:
-        RuntimeError: the programs waited for each other in vain, or don't fit the GPU.
-    """
-    width, device = first.shape[1], first.device
-    y = exchange.blank_exchange((steps + 1, *first.shape), None, first.dtype, device)
-    y[0] = first
-    programs = width // BLOCK.value
-    last = torch.zeros(programs, BLOCK.value, device=device)
-    counters = torch.zeros(exchange.COUNTER_STRIDE.value + 1, dtype=torch.int32, device=device)
-    error = counters[-1:]
-    given = (y, last, counters, error, steps, exchange.MAX_POLLS)
-    launch = (empty_exchange, (programs, 1, 1), given, options_of(WIDTH=width, MEETING=meeting))
-    taken = timed(lambda: exchange.cooperate(*launch), device)
-    if bool(error):
-        raise RuntimeError(f"{programs} programs that meet by {meeting} waited in vain")
-    return taken, y, last
-
-
-def of_a_step(fastest: Callable[[int], float]) -> float:
-    """Seconds of a step, from the seconds of few and of many."""
-    return (fastest(MANY_STEPS) - fastest(FEW_STEPS)) / (MANY_STEPS - FEW_STEPS)
-
-
-def step_seconds(meeting: str, programs: int, device: torch.device) -> float:
-    """Seconds of one step of an empty exchange; raises as `run_exchange` does."""
-    shape = (BLOCK.value, programs * BLOCK.value)
-    first = torch.randn(shape, device=device).to(torch.bfloat16)
-    return of_a_step(
-        lambda steps: min(run_exchange(meeting, first, steps)[0] for _ in range(REPEATS))
-    )
-
-
-def reread_rate(device: torch.device) -> float:
-    """Bytes per second with which one program reads its weights from shared memory."""
-    gpu = Device.of(device)
-    side = 256 if gpu.shared_memory > 160_000 else 128
-    # Orthogonal, so that x neither vanishes nor overflows.
-    weight = torch.linalg.qr(torch.randn(side, side))[0].to(device, torch.bfloat16).contiguous()
-    x = torch.randn(side, BLOCK.value, device=device).to(torch.bfloat16)
-    last = torch.empty(gpu.multiprocessors, *x.shape, dtype=x.dtype, device=device)
-
-    def fastest(steps: int) -> float:
-        def launch() -> None:
-            read_again[(gpu.multiprocessors,)](weight, x, last, steps, **options_of(SIDE=side))
-
-        return min(timed(launch, device) for _ in range(REPEATS))
-
-    return float(weight.nbytes) / of_a_step(fastest)
 
 
 def timed(call: Callable[[], object], device: torch.device) -> float:
@@ -174,7 +48,8 @@ def timed(call: Callable[[], object], device: torch.device) -> float:
         begin = time.perf_counter()
         call()
         return time.perf_counter() - begin
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    new: Any = torch.cuda.Event
+    start, end = new(enable_timing=True), new(enable_timing=True)
     start.record()
     call()
     end.record()
@@ -190,7 +65,7 @@ def fastest_of(call: Callable[[], object], device: torch.device) -> float:
         while len(samples) < 2 or (len(samples) < 200 and time.perf_counter() - since < 0.25):
             samples.append(timed(call, device))
         return min(samples)
-    side = torch.cuda.Stream()
+    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         call()
@@ -209,7 +84,14 @@ def product_seconds(rows: int, depth: int, columns: int, dtype: str, device: tor
         a = torch.randn(rows, depth, device=device).to(kind)
         b = torch.randn(depth, columns, device=device).to(kind)
         out = torch.empty(rows, columns, dtype=kind, device=device)
-        return fastest_of(lambda: torch.matmul(a, b, out=out), device)
+        taken = fastest_of(lambda: torch.matmul(a, b, out=out), device)
+        mkldnn: Any = torch.backends.mkldnn
+        if device.type == "cpu" and kind == torch.float32 and mkldnn.is_available():
+            # torch's products are MKL's, its LSTM is oneDNN's.
+            operands = a.to_mkldnn(), b.t().contiguous().to_mkldnn()
+            call = torch._C._nn.mkldnn_linear
+            taken = min(taken, fastest_of(lambda: call(*operands, None), device))
+        return taken
 
 
 def copy_rate(device: torch.device) -> float:
@@ -239,7 +121,7 @@ def measure(device: torch.device, progress: Callable[[str], None]) -> dict[str, 
         RuntimeError: programs that meet waited for each other in vain.
     """
     constants: dict[str, Any] = {"gemm": {}}
-    side = 8192 if device.type == "cuda" else 512
+    side = 8192 if device.type == "cuda" else 1024
     for dtype in DTYPES:
         progress(f"floor: a large product in {dtype}")
         seconds = product_seconds(side, side, side, dtype, device)
@@ -247,6 +129,8 @@ def measure(device: torch.device, progress: Callable[[str], None]) -> dict[str, 
     progress("floor: a copy")
     constants["copy"] = copy_rate(device)
     if device.type == "cuda":
+        from .floor_kernels import reread_rate, step_seconds  # imports triton
+
         progress("floor: weights read again")
         constants["reread"] = reread_rate(device)
         constants["exchange"] = {}

@@ -33,7 +33,7 @@ CHARTS = {
     "over_floor": (
         "Time over the floor",
         "Median time over the least that this machine allows, which is computed from constants "
-        "measured in the same run: lower is better, 1 can't be beaten. " + BY_CASE,
+        "measured in the same run: lower is better, and 1 is the floor. " + BY_CASE,
         True,
     ),
     "memory": (

@@ -101,10 +101,7 @@ class Suite:
             for case, cell, _ in groups
         ]
         if self.request.floors and groups and not self.results.floor:
-            self.report(0.0, "the machine's floor")
-            self.results.floor = floor.measure(
-                self.request.device, lambda what: self.report(0.0, what)
-            )
+            self._measure_floor()
         for i, (case, cell, dtype) in enumerate(groups):
             if time.monotonic() > deadline:
                 return False
@@ -118,6 +115,16 @@ class Suite:
                 gc.collect()
         self.report(1.0, "done")
         return True
+
+    def _measure_floor(self) -> None:
+        """Without it all the rest can still be measured."""
+        self.report(0.0, "the machine's floor")
+        device = self.request.device
+        try:
+            self.results.floor = floor.measure(device, lambda what: self.report(0.0, what))
+        except Exception as error:
+            self.results.floor = {"failed": _sentence(error)}
+            self._still_there()
 
     def _missing(self, case: Case, cell: str, dtype: str) -> list[tuple[str, Peer]]:
         """Modes and peers without a record."""
@@ -214,7 +221,7 @@ class Suite:
             record.seconds = [_rounded(value) for value in samples[name]]
             try:
                 record.peak_bytes = peak_bytes(call, work.device)
-                if self.request.floors:
+                if self.request.floors and "failed" not in self.results.floor:
                     record.floor_seconds = self._floor(work, mode)
             except Exception as error:
                 self._failed(record, error)

@@ -38,8 +38,12 @@ def run(
     layers: int,
     directions: int,
     lengths: Tensor | None,
+    ahead: bool = True,
 ) -> list[Tensor]:
-    """A stack: output (T, B, directions·H), zero past each length, and the final states."""
+    """A stack: output (T, B, directions·H), zero past each length, and the final states.
+
+    With `ahead` the input's product is made for all steps before the loop.
+    """
     steps = x.shape[0]
     inside = None
     if lengths is not None:
@@ -50,12 +54,13 @@ def run(
         for direction in range(directions):
             member = layer * directions + direction
             weight_ih, weight_hh, bias_ih, bias_hh = weights[4 * member : 4 * member + 4]
-            x_gates = linear(x, weight_ih, bias_ih)
+            x_gates = linear(x, weight_ih, bias_ih) if ahead else None
             h = states[0][member]
             c = states[1][member] if len(states) > 1 else None
             found: list[Tensor] = [h] * steps
             for t in reversed(range(steps)) if direction else range(steps):
-                new_h, new_c = step(cell, x_gates[t], h, c, weight_hh, bias_hh)
+                gates = linear(x[t], weight_ih, bias_ih) if x_gates is None else x_gates[t]
+                new_h, new_c = step(cell, gates, h, c, weight_hh, bias_hh)
                 if inside is not None:
                     # Past its length a sequence keeps its state; backwards it has not begun.
                     new_h = torch.where(inside[t], new_h, h)
@@ -74,10 +79,11 @@ class Loop:
 
     Args:
         compiled: whether to compile it.
+        ahead: whether the input's product is made for all steps at once.
     """
 
-    def __init__(self, compiled: bool) -> None:
-        self.compiled = compiled
+    def __init__(self, compiled: bool, ahead: bool = True) -> None:
+        self.compiled, self.ahead = compiled, ahead
         self.name = "torch.compile of a loop" if compiled else "loop in PyTorch"
 
     def absent(self, work: Work) -> str | None:
@@ -95,7 +101,7 @@ class Loop:
         if self.compiled:
             torch.compiler.reset()  # or after eight shapes the next would run uncompiled
             call = torch.compile(run)
-        shape = (work.case.layers, work.case.directions, work.lengths)
+        shape = (work.case.layers, work.case.directions, work.lengths, self.ahead)
         return Prepared(
             lambda: call(work.cell, leaves[0], states, weights, *shape), leaves, work.arriving
         )

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import command, floor, gpu_check
+from benchmarks import command, floor_kernels, gpu_check
+from benchmarks.checks import TO_RUN
 from benchmarks.gpu_check import Check, Report, run, summary
 from rnnkit_kernels.recurrence import exchange, plan
 from tests.conftest import HAS_GPU
@@ -228,7 +229,7 @@ def test_the_real_checks_come_in_an_order_that_serves_their_needs(tmp_path: Path
         assert callable(resolved(check.function))
         # What may hang has a short limit and the GPU for itself.
         waits = check.group in ("exchange", "parity")
-        assert waits == (check.limit == gpu_check.TO_RUN)
+        assert waits == (check.limit == TO_RUN)
         assert not (waits and check.beside)
         assert bool(check.needs) == (check.group != "compile")
         assert bool(check.unless_hung) == (check.group == "quick")
@@ -371,10 +372,14 @@ def test_parity_notices_what_is_wrong(interpreted: None, monkeypatch: pytest.Mon
 def test_the_exchange_is_compiled_and_run_by_the_same_name(
     planted: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(floor, "step_seconds", lambda meeting, programs, device: programs * 1e-6)
+    monkeypatch.setattr(
+        floor_kernels, "step_seconds", lambda meeting, programs, device: programs * 1e-6
+    )
     assert gpu_check.exchange_step("data", 8) == pytest.approx(8e-6)
     assert gpu_check.exchange_step("data", 8, compile_only=True) == "compiled"
-    assert planted == [("empty_exchange", (8, 1, 1), floor.options_of(WIDTH=128, MEETING="data"))]
+    assert planted == [
+        ("empty_exchange", (8, 1, 1), floor_kernels.options_of(WIDTH=128, MEETING="data"))
+    ]
     monkeypatch.setattr(plan, "H200", replace(plan.H200, multiprocessors=7))
     assert gpu_check.exchange_step("data", 8) == "not tried: only 7 multiprocessors"
 

@@ -13,7 +13,7 @@ from benchmarks import suite
 from benchmarks.cases import Case
 from benchmarks.peers.loops import Loop
 from benchmarks.peers.torch_layers import TorchLayers
-from benchmarks.report import table
+from benchmarks.report import render, table
 from benchmarks.results import Results
 from benchmarks.suite import DIED, Request, Suite
 from benchmarks.work import Prepared, Work
@@ -218,3 +218,20 @@ def test_progress_rises_to_the_end_and_names_the_case(tmp_path: Path) -> None:
     assert shares[0] == 0.0
     assert shares[-1] == 1.0
     assert [what for _, what in seen] == [*(f"small-{i} lstm fp32" for i in range(3)), "done"]
+
+
+def test_a_floor_that_fails_costs_no_measurement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("8 programs that meet by data waited in vain")
+
+    monkeypatch.setattr(suite.floor, "measure", fail)
+    request = Request((SMALL,), ["lstm"], ["fp32"], ["train"], [Planted("loop")], CPU, 0.0)
+    results = Results({"device": "here"})
+    assert Suite(request, results, tmp_path / "r.json", lambda done, what: None).run()
+    assert "waited in vain" in results.floor["failed"]
+    (record,) = results.records
+    assert (record.status, record.floor_seconds) == ("ok", None)
+    render(results, tmp_path / "r.json", tmp_path)
+    assert "waited in vain" in (tmp_path / "README.md").read_text()
