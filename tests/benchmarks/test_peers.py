@@ -161,3 +161,21 @@ def test_unknown_names_are_refused_with_those_known() -> None:
     with pytest.raises(ValueError, match=r"no peer is called 'cudnn': .*torch\.nn"):
         select_peers(["cudnn"])
     assert [case.name for case in select(["ptb-*"])] == ["ptb-medium", "ptb-small", "ptb-large"]
+
+
+def test_the_rule_for_errors_by_hand() -> None:
+    """Twice the plain loop's error, 8 units, and for sums over 15 rows √15/2 units of float32."""
+    work = Work.of(PLAIN, "lstm", "bf16", CPU)
+    expected = Expected.of(work)
+    plain = Loop(compiled=False, ahead=False).prepare(work, "train").everything("train")
+    bits = {"bf16": 2.0**-7, "fp32": 2.0**-23}
+    for i, (a, b) in enumerate(zip(plain, expected.exact, strict=True)):
+        own = float((a - b).abs().max())
+        units = 8 * bits["bf16"] + (15**0.5 / 2 * bits["fp32"] if i >= 6 else 0)
+        largest = float(b.abs().max())
+        assert expected.allowed[i] == pytest.approx(2 * own + units * largest)
+        spoilt = [
+            c + (1.01 * expected.allowed[i] if j == i else 0) for j, c in enumerate(expected.exact)
+        ]
+        assert expected.error(spoilt) == pytest.approx(1.01)
+    assert expected.error(expected.exact) == 0

@@ -1,5 +1,6 @@
 """The suite on small layers: what is wrong gets no time, what fails says so, nothing is lost."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -60,9 +61,7 @@ def crash(results: list[Tensor]) -> None:
 
 
 def slow(results: list[Tensor]) -> None:
-    torch.ones(400, 400) @ torch.ones(400, 400)
-    for _ in range(400):
-        torch.ones(400) + 1
+    time.sleep(0.02)
 
 
 def run(
@@ -121,7 +120,7 @@ def test_a_slow_peer_ranks_last(tmp_path: Path) -> None:
     fast, slower = (results.get(("small", "lstm", "fp32", "train", n)) for n in ("loop", "slow"))
     assert fast is not None
     assert slower is not None
-    assert slower.median > 1.2 * fast.median
+    assert slower.median > fast.median + 0.01
 
 
 def test_a_crash_becomes_its_message(tmp_path: Path) -> None:
