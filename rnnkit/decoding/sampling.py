@@ -10,20 +10,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-
-class StepModel(Protocol):
-    """A model that can be asked for one token after the other."""
-
-    def start(self, source: Tensor) -> Any:
-        """State after reading a source, int64 (T, B)."""
-
-    def step(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Log-probabilities (B, V) of what follows tokens (B,), and the state after them."""
+from rnnkit.decoding.greedy import walk
+from rnnkit.decoding.steps import Hypothesis, StepModel, check_at_least_one, length_limits
 
 
 @dataclass(frozen=True)
@@ -36,6 +29,8 @@ class Sampler:
         top_k: Draw from the k most probable tokens only. None: from all.
         top_p: Draw from the most probable tokens that together reach this probability. None: all.
         seed: Of the draws. None: another one every time.
+        max_length: Most tokens for a sentence, the end token included. `generate` is given its
+            length.
 
     Raises:
         ValueError: An argument is out of range.
@@ -51,14 +46,54 @@ class Sampler:
     top_k: int | None = None
     top_p: float | None = None
     seed: int | None = None
+    max_length: int = 100
 
     def __post_init__(self) -> None:
         if not (self.temperature >= 0 and math.isfinite(self.temperature)):
             raise ValueError(f"expected a temperature of 0 or more, got {self.temperature}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"expected top_k of 1 or more, got {self.top_k}")
+        if self.top_k is not None:
+            check_at_least_one("top_k", self.top_k)
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"expected top_p above 0 and up to 1, got {self.top_p}")
+        check_at_least_one("max_length", self.max_length)
+
+    def __call__(
+        self,
+        model: StepModel,
+        source: Any,
+        begin: Tensor,
+        end: int | None,
+        limits: Tensor | None = None,
+    ) -> list[list[Hypothesis]]:
+        """Draw B sentences.
+
+        What a seed draws for a sentence depends on the other sentences of the batch.
+
+        Args:
+            model: Gives the distributions; in evaluation mode, or its dropout acts.
+            source: What `model.start` reads.
+            begin: Tokens that the first step reads, int64 (B,).
+            end: Token that ends a sentence. None: each one goes on to its maximum length.
+            limits: Most tokens for each sentence, integers (B,); `max_length` holds as well.
+
+        Returns:
+            For each sentence one hypothesis, with its log-probability under the model itself, or
+            none where no token could follow any more.
+
+        Raises:
+            ValueError: A shape or a limit is wrong.
+            FloatingPointError: The model gave NaN for a log-probability.
+        """
+        limits = length_limits(begin, self.max_length, limits)
+        generator = self._generator(begin.device)
+
+        def choose(log_probabilities: Tensor) -> Tensor:
+            # Rows without any possible token, or with NaN, can't be drawn from. Which token they
+            # get does not matter: the sum shows what they are.
+            usable = log_probabilities.amax(dim=-1, keepdim=True) > -torch.inf
+            return self.choose(log_probabilities.where(usable, 0.0), generator)
+
+        return walk(model, source, begin, end, limits, choose)
 
     def generate(self, model: StepModel, source: Tensor, tokens: Tensor, length: int) -> Tensor:
         """Continue B texts.
@@ -73,11 +108,7 @@ class Sampler:
         Returns:
             int64 (length, B).
         """
-        generator = torch.Generator(tokens.device)
-        if self.seed is None:
-            generator.seed()
-        else:
-            generator.manual_seed(self.seed)
+        generator = self._generator(tokens.device)
         drawn = tokens.new_empty(length, len(tokens))
         with torch.inference_mode():
             state = model.start(source)
@@ -85,6 +116,14 @@ class Sampler:
                 log_probabilities, state = model.step(tokens, state)
                 tokens = drawn[step] = self.choose(log_probabilities, generator)
         return drawn
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        generator = torch.Generator(device)
+        if self.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.seed)
+        return generator
 
     def choose(self, log_probabilities: Tensor, generator: torch.Generator) -> Tensor:
         """One token for each distribution.

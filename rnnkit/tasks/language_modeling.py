@@ -139,21 +139,30 @@ class LanguageModel(LightningModule):
 
         Args:
             source: Token ids, int64 (T, B).
+
+        Returns:
+            Hidden and cell state as in `forward` but batch-first, (B, L, H): decoding chooses rows.
         """
-        return self.rnn(self.embedding(source))[1] if len(source) else None
+        if not len(source):
+            return None
+        _, state = self.rnn(self.embedding(source))
+        return _apply(state, lambda s: s.transpose(0, 1))
 
     def step(self, tokens: Tensor, state: State | None) -> tuple[Tensor, State]:
         """One step of decoding.
 
         Args:
             tokens: Token ids, int64 (B,).
-            state: From `start` or the step before.
+            state: From `start` or the step before, (B, L, H).
 
         Returns:
             Log-probabilities of the next token (B, V), and the state after this one.
         """
+        if state is not None:
+            state = _apply(state, lambda s: s.transpose(0, 1).contiguous())
         logits, state = self(tokens.unsqueeze(0), state)
-        return torch.log_softmax(logits.squeeze(0), dim=-1), state
+        log_probabilities = torch.log_softmax(logits.squeeze(0), dim=-1)
+        return log_probabilities, _apply(state, lambda s: s.transpose(0, 1))
 
     def training_step(self, window: Window, batch_idx: int) -> Tensor:
         """Loss of one window, which starts from the state that the one before it ended with."""

@@ -1,5 +1,10 @@
+import itertools
+import math
+from collections import Counter as Counts
+
 import pytest
 import torch
+from table_models import Chain, TableModel, rescored
 
 from rnnkit.decoding import Sampler
 
@@ -80,6 +85,43 @@ def test_no_seed_draws_anew_every_time():
 def test_each_step_reads_the_token_drawn_before():
     drawn = generate(Sampler(temperature=0.0), length=12)
     assert torch.equal(drawn, (torch.arange(1, 13).unsqueeze(1) + torch.arange(4)) % 10)
+
+
+def draw_sentences(sampler, model, count, end=0):
+    source = torch.zeros(count, dtype=torch.int64)
+    return [one.tokens for (one,) in sampler(model, source, torch.full((count,), 3), end)]
+
+
+def test_sentences_are_drawn_with_their_probabilities():
+    count, model = 20_000, TableModel.random(3, sources=1)
+    drawn = Counts(map(tuple, draw_sentences(Sampler(seed=0, max_length=3), model, count)))
+    probabilities = {
+        tokens: math.exp(rescored(model, torch.tensor([0]), 3, tokens))
+        for length in (1, 2, 3)
+        for tokens in itertools.product(range(3), repeat=length)
+        if 0 not in tokens[:-1] and (tokens[-1] == 0 or length == 3)
+    }
+    assert sum(probabilities.values()) == pytest.approx(1.0)
+    assert drawn.keys() <= probabilities.keys()
+    squares = sum((drawn[key] - count * p) ** 2 / (count * p) for key, p in probabilities.items())
+    freedom = len(probabilities) - 1  # the mean of chi-square, half its variance
+    assert squares < freedom + 5 * math.sqrt(2 * freedom)
+
+
+def test_the_seed_decides_which_sentences_are_drawn():
+    model = TableModel.random(9, sources=1)
+    first, again, other = (
+        draw_sentences(Sampler(seed=seed, max_length=8), model, 20) for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first != other
+
+
+def test_a_cut_distribution_leaves_the_log_probability_to_the_model():
+    model = Chain([[0.2, 0.5, 0.3]] * 3)
+    (found,) = Sampler(top_k=1, max_length=2)(model, None, torch.tensor([0]), end=None)
+    assert found[0].tokens == [1, 1]
+    assert found[0].log_probability == pytest.approx(math.log(0.25))
 
 
 @pytest.mark.parametrize(
