@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo demo-translation test lint bench clean
 
 help:
 	@echo "make demo   train a language model on Python's own documentation, in under two minutes"
+	@echo "make demo-translation   train a model to read dates, in under two minutes"
 	@echo "make test   run the tests (real corpora too, where RNNKIT_DATA_DIR points to them)"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  the layers beside torch.nn's, six cases, with tables and charts"
@@ -21,6 +22,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: $(INSTALLED)
 	$(BIN)/python demos/language_modeling.py
+
+demo-translation: $(INSTALLED)
+	$(BIN)/python demos/translation.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

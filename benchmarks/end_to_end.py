@@ -202,8 +202,8 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add(
         "what",
-        choices=[*CONFIGS, "encoder"],
-        help="Zaremba's small or medium language model, or the encoder of a tagger",
+        choices=[*CONFIGS, "encoder", "decoding"],
+        help="Zaremba's small or medium language model, the encoder of a tagger, or decoding",
     )
     add("--corpus", default="python-docs", help="ptb, python-docs or a path (default: python-docs)")
     add("--steps", type=int, default=50, help="steps of one turn (default: 50)")
@@ -219,6 +219,10 @@ def main(argv: list[str]) -> int:
             from .encoder import encoder  # which imports this file
 
             figures = encoder(steps, repeats)
+        elif what == "decoding":
+            from .decoding import decoding
+
+            figures = decoding(steps, repeats)
         else:
             figures = language_model(what, arguments.corpus, steps, repeats)
     except ValueError as error:
@@ -228,12 +232,17 @@ def main(argv: list[str]) -> int:
     out = arguments.out or Path(f"runs/end_to_end_{what}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(figures, indent=2) + "\n")
-    unit = "sentences/s" if what == "encoder" else "tokens/s"
-    for pair in [*figures["pairs"], figures["median"]]:
-        print(
-            f"rnnkit {pair['rnnkit']:8,.0f} {unit}   plain {pair['plain']:8,.0f} {unit}   "
-            f"ratio {pair['ratio']:.3f}{'   median' if pair is figures['median'] else ''}"
-        )
-    losses = figures["mean_loss"]
-    print(f"mean loss {losses['rnnkit']:.6f} and {losses['plain']:.6f}; figures in {out}")
+    unit = "tokens/s" if what in CONFIGS else "sentences/s"
+    for part in figures["parts"] if what == "decoding" else [figures]:
+        if part is not figures:
+            print(part["what"])
+        for pair in [*part["pairs"], part["median"]]:
+            print(
+                f"rnnkit {pair['rnnkit']:8,.0f} {unit}   plain {pair['plain']:8,.0f} {unit}   "
+                f"ratio {pair['ratio']:.3f}{'   median' if pair is part['median'] else ''}"
+            )
+    if "mean_loss" in figures:
+        losses = figures["mean_loss"]
+        print(f"mean loss {losses['rnnkit']:.6f} and {losses['plain']:.6f}")
+    print(f"figures in {out}")
     return 0

@@ -19,6 +19,7 @@ commands:
   test       score a checkpoint on the test data: rnnkit test -c ... --ckpt_path ...
   predict    let a checkpoint predict: rnnkit predict -c ... --ckpt_path ...
   generate   let a language model write: rnnkit generate --ckpt ... --prompt ...
+  translate  translate lines with a checkpoint: rnnkit translate --ckpt ... < in > out
   data       list the known datasets, get them, say where they lie
   bench      measure the layers against torch.nn and other peers: rnnkit bench --quick
 
@@ -97,6 +98,12 @@ def _generate(arguments: list[str]) -> int:
     return generate(arguments[1:])
 
 
+def _translate(arguments: list[str]) -> int:
+    from rnnkit.translate import main as translate
+
+    return translate(arguments[1:])
+
+
 def _data(arguments: list[str]) -> int:
     from rnnkit.data.commands import main as data
 
@@ -115,6 +122,7 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "test": _train,
     "predict": _train,
     "generate": _generate,
+    "translate": _translate,
     "data": _data,
     "bench": _bench,
 }
@@ -128,6 +136,8 @@ _TRAIN_EXTRA = {
     "pooch",
     "requests",
     "rich",
+    "sacrebleu",
+    "tokenizers",
     "torchmetrics",
     "tqdm",
 }

@@ -8,8 +8,9 @@ import os
 import shlex
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -29,21 +30,33 @@ RUNS = Path("runs")
 class TrainingCLI(LightningCLI):
     """Any LightningModule and LightningDataModule, named by `class_path` in the configuration.
 
-    `model.init_args.vocabulary_size` comes from the data where the two have one.
+    `vocabulary_size`, `source_vocabulary_size` and `target_vocabulary_size` of the model come from
+    the data where the two have one.
     """
 
     arguments: list[str]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data tell the model how large its vocabulary is."""
-        parser.link_arguments(
-            "data.vocabulary_size", "model.init_args.vocabulary_size", apply_on="instantiate"
+        """Let the data tell the model how large its vocabulary is; float32 products."""
+        parser.add_argument(
+            "--float32_matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="how float32 products are made, see torch.set_float32_matmul_precision: high is "
+            "TF32 on a GPU, medium rounds their factors to bfloat16 on many CPUs; faster, less "
+            "exact",
         )
+        for name in ("vocabulary_size", "source_vocabulary_size", "target_vocabulary_size"):
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and keep the arguments as they were given."""
         self.arguments = args
         self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Set what holds for the whole process."""
+        torch.set_float32_matmul_precision(self.config[self.subcommand]["float32_matmul_precision"])
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets the checkpoint's model arguments override the configuration and the

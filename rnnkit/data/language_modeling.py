@@ -128,6 +128,10 @@ class LanguageModelingData(LightningDataModule):
         limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
         return int(windows * limit) if isinstance(limit, float) else min(windows, limit)
 
+    def __str__(self) -> str:
+        # Lightning's own asks every batch for an attribute that a named tuple has not.
+        return f"{type(self).__name__}({self.corpus!r})"
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to turn text into ids and back, as plain data."""
         return {

@@ -1,5 +1,6 @@
 """Tasks: one LightningModule a file."""
 
 from rnnkit.tasks.language_modeling import LanguageModel
+from rnnkit.tasks.translation import Translation
 
-__all__ = ["LanguageModel"]
+__all__ = ["LanguageModel", "Translation"]

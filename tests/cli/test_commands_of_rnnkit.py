@@ -157,7 +157,7 @@ def test_generate_tells_what_it_does_not_know_and_counts(trained, rnnkit):
 def test_help_lists_every_command(rnnkit):
     status, output, _ = rnnkit(".", "--help")
     assert status == 0
-    for command in ("fit", "validate", "test", "predict", "generate", "data"):
+    for command in ("fit", "validate", "test", "predict", "generate", "translate", "data", "bench"):
         assert f"\n  {command} " in output
 
 
@@ -165,7 +165,10 @@ def test_no_command_and_an_unknown_one_list_what_there_is(rnnkit):
     for arguments in ((), ("bogus",)):
         status, _, errors = rnnkit(".", *arguments)
         assert status == 2
-        assert "choose from fit, validate, test, predict, generate, data" in sentence(errors)
+        assert (
+            "choose from fit, validate, test, predict, generate, translate, data, bench"
+            in sentence(errors)
+        )
 
 
 def test_data_is_handed_to_its_own_command(rnnkit):

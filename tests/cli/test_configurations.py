@@ -49,3 +49,41 @@ def test_a_language_model_trains_as_configured(path, corpus, tmp_path, monkeypat
     )
     assert status == 0
     assert (tmp_path / "runs" / path.stem / "version_0" / "checkpoints" / "best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "translation").iterdir()), ids=lambda p: p.stem
+)
+def test_a_translation_model_trains_as_configured(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "pairs"
+    folder.mkdir()
+    for name in ("train", "valid", "test"):
+        for language in ("de", "en"):
+            lines = [f"{language} {' '.join('abc'[: 1 + i % 3])}" for i in range(40)]
+            (folder / f"{name}.{language}").write_text("\n".join(lines))
+    arguments = [
+        *("fit", "-c", str(path), "--data.init_args.corpus", str(folder)),
+        *("--data.init_args.source", "de", "--data.init_args.target", "en"),
+        *("--trainer.accelerator", "cpu", "--trainer.max_steps", "2"),
+        *("--trainer.val_check_interval", "1"),
+    ]
+    assert main(arguments) == 0
+    (run,) = (tmp_path / "runs" / path.stem).iterdir()
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert (run / "translations.txt").is_file()
+
+
+def test_the_precision_of_products_is_set(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", seen.append)
+    common = [
+        *("fit", "-c", str(ROOT / "configs/lm/ptb_zaremba_small.yaml")),
+        *("--data.init_args.corpus", corpus, "--trainer.accelerator", "cpu"),
+        *("--trainer.max_steps", "1", "--trainer.limit_val_batches", "0"),
+    ]
+    assert main(common) == 0
+    assert main([*common, "--float32_matmul_precision", "medium"]) == 0
+    assert seen == ["highest", "medium"]
+    assert main([*common, "--float32_matmul_precision", "low"]) == 1
