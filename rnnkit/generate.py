@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
-from rnnkit.callbacks.checkpoint_io import CheckpointError, read_checkpoint
 from rnnkit.data.text import Tokenizer
 from rnnkit.data.vocabulary import UNKNOWN, Vocabulary
 from rnnkit.decoding.sampling import Sampler
+from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.language_modeling import LanguageModel
 
 
@@ -34,20 +34,9 @@ class Writer:
         Raises:
             CheckpointError: It is missing, damaged or of another task.
         """
-        checkpoint = read_checkpoint(path)
-        parts = {"state_dict", "hyper_parameters", "LanguageModelingData"}
-        if missing := ", ".join(sorted(parts - checkpoint.keys())):
-            raise CheckpointError(f"{path} is no checkpoint of a language model: no {missing}")
-        arguments = {
-            name: value
-            for name, value in checkpoint["hyper_parameters"].items()
-            if not name.startswith("_")  # what Lightning's command line adds
-        }
-        model = LanguageModel(**arguments)
-        model.load_state_dict(checkpoint["state_dict"])
-        data = dict(checkpoint["LanguageModelingData"])
+        model, data = load_for_use(path, LanguageModel, "LanguageModelingData", "language model")
         vocabulary = Vocabulary.from_state_dict(data.pop("vocabulary"))
-        return cls(model.eval(), vocabulary, Tokenizer(**data))
+        return cls(model, vocabulary, Tokenizer(**data))
 
     def unknown(self, prompt: str) -> list[str]:
         """Tokens of a prompt that the model does not know and reads as `<unk>`."""

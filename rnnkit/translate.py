@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from rnnkit.callbacks.checkpoint_io import CheckpointError, read_checkpoint
 from rnnkit.data.subwords import LineTokenizer
 from rnnkit.data.translation import BEGIN, END, source_batch, tokenizers
 from rnnkit.decoding import BeamSearch, Hypothesis
 from rnnkit.pictures import draw_attention
+from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.translation import Translation
 
 # Batches that are read, sorted by length and written together.
@@ -49,18 +49,8 @@ class Translator:
         Raises:
             CheckpointError: It is missing, damaged or of another task.
         """
-        checkpoint = read_checkpoint(path)
-        parts = {"state_dict", "hyper_parameters", "TranslationData"}
-        if missing := ", ".join(sorted(parts - checkpoint.keys())):
-            raise CheckpointError(f"{path} is no checkpoint of a translation model: no {missing}")
-        arguments = {
-            name: value
-            for name, value in checkpoint["hyper_parameters"].items()
-            if not name.startswith("_")  # what Lightning's command line adds
-        }
-        model = Translation(**arguments)
-        model.load_state_dict(checkpoint["state_dict"])
-        return cls(model.eval(), *tokenizers(checkpoint["TranslationData"]))
+        model, data = load_for_use(path, Translation, "TranslationData", "translation model")
+        return cls(model, *tokenizers(data))
 
     def translate(
         self, lines: Iterable[str], search: BeamSearch, batch_size: int, max_source: int

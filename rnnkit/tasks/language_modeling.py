@@ -12,8 +12,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
@@ -21,17 +20,15 @@ from torch.optim import SGD
 from rnnkit.data.windows import IGNORED, Window
 from rnnkit.metrics.perplexity import Perplexity, bits_per_token
 from rnnkit.nn import GRU, LSTM, RNN
+from rnnkit.tasks.base import Task
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 
 State = Tensor | tuple[Tensor, Tensor]
 """Hidden state (L, B, H), for an LSTM with the cell state (L, B, H)."""
 
-# What decides the shapes of the parameters: a checkpoint has to agree in all of it.
-_SHAPE = ("vocabulary_size", "cell", "embedding_size", "hidden_size", "num_layers", "tied")
 
-
-class LanguageModel(LightningModule):
+class LanguageModel(Task):
     """Predicts the next token of a text: embedding, recurrent layers, softmax.
 
     Training logs `train/loss` (nats per token) and `train/ppl`, over the steps since they were
@@ -65,6 +62,10 @@ class LanguageModel(LightningModule):
         torch.Size([7, 2, 50])
     """
 
+    shape_arguments = (
+        "vocabulary_size", "cell", "embedding_size", "hidden_size", "num_layers", "tied",
+    )  # fmt: skip
+
     def __init__(
         self,
         vocabulary_size: int,
@@ -81,7 +82,7 @@ class LanguageModel(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
         for name, size in (("vocabulary_size", vocabulary_size), ("num_layers", num_layers)):
             if size < 1:
                 raise ValueError(f"expected {name} of 1 or more, got {size}")
@@ -111,12 +112,8 @@ class LanguageModel(LightningModule):
             self.decoder.weight = self.embedding.weight
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -init_range, init_range)
-        self._optimizer = optimizer
-        self._lr_scheduler = lr_scheduler
-        self._lr_scheduler_interval = lr_scheduler_interval
         self._training_state: State | None = None
         self._evaluation_state: State | None = None
-        self._losses: list[tuple[Tensor, Tensor]] = []
         self.validation_perplexity = Perplexity(IGNORED)
         self.test_perplexity = Perplexity(IGNORED)
 
@@ -172,47 +169,12 @@ class LanguageModel(LightningModule):
         summed = F.cross_entropy(
             logits.flatten(0, 1), window.target.flatten(), ignore_index=IGNORED, reduction="sum"
         )
-        tokens = (window.target != IGNORED).sum()
-        self._losses.append((summed.detach(), tokens))
-        self._log_training()
-        if self.trainer.world_size > 1:
-            # Gradients are averaged over processes: each divides by the mean number of targets.
-            tokens = self.trainer.strategy.reduce(tokens, reduce_op="mean")
-        loss = summed / tokens
+        loss = self.loss_per_token(summed, (window.target != IGNORED).sum())
         return loss * len(window.input) if self.loss_reduction == "sum_over_time" else loss
-
-    def _log_training(self) -> None:
-        """Log the steps since the last time, and stop where one of them has no finite loss.
-
-        Between the steps that are logged a loss stays on its device, so that the host need not
-        wait for it.
-        """
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = every > 0 and (self.global_step + 1) % every == 0
-        if not (due or self.trainer.is_last_batch):
-            return
-        summed = torch.stack([loss for loss, _ in self._losses]).double()
-        tokens = torch.stack([count for _, count in self._losses])
-        totals = torch.stack([summed.sum(), tokens.sum().double()])
-        if self.trainer.world_size > 1:
-            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        loss = totals[0] / totals[1]
-        if not loss.isfinite():
-            finite = summed.isfinite()  # all True where another process has the culprit
-            step = self.global_step - len(finite) + 1 + int(finite.int().argmin())
-            raise FloatingPointError(
-                f"the loss became {float(loss)} at step {step} of epoch {self.current_epoch}: "
-                "lower the learning rate or trainer.gradient_clip_val, and go on from an earlier "
-                "checkpoint with --ckpt_path"
-            )
-        if due:
-            self.log("train/loss", loss.float())
-            self.log("train/ppl", loss.exp().float(), prog_bar=True)
-            self._losses.clear()
 
     def on_train_start(self) -> None:
         """Bring the state of a checkpoint to this process: its device, its streams."""
-        self._losses.clear()
+        super().on_train_start()
         if self._training_state is not None:
             world_size, rank = self.trainer.world_size, self.trainer.global_rank
             self._training_state = _apply(
@@ -248,17 +210,6 @@ class LanguageModel(LightningModule):
         self.log(f"{stage}/ppl", value.float(), prog_bar=True, sync_dist=True)
         self.log(f"{stage}/bits_per_token", bits_per_token(value).float(), sync_dist=True)
 
-    def configure_optimizers(self) -> Any:
-        """Optimizer and scheduler from their factories."""
-        optimizer = self._optimizer(self.parameters())
-        if self._lr_scheduler is None:
-            return optimizer
-        scheduler = self._lr_scheduler(optimizer)
-        settings: dict[str, Any] = {"scheduler": scheduler, "interval": self._lr_scheduler_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            settings["monitor"] = scheduler.monitor
-        return {"optimizer": optimizer, "lr_scheduler": settings}
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the carried state of all streams, so that training can go on within an epoch."""
         state = self._training_state
@@ -273,17 +224,7 @@ class LanguageModel(LightningModule):
         Raises:
             ValueError: The checkpoint is of a model with other shapes; names each difference.
         """
-        saved = checkpoint.get("hyper_parameters", {})
-        different = [
-            f"{name} {saved[name]} in the checkpoint, {self.hparams[name]} here"
-            for name in _SHAPE
-            if name in saved and saved[name] != self.hparams[name]
-        ]
-        if different:
-            raise ValueError(
-                f"the checkpoint is of another model: {'; '.join(different)}; use the "
-                "configuration it was trained with, config.yaml in the folder of its run"
-            )
+        super().on_load_checkpoint(checkpoint)
         self._training_state = checkpoint.get("carried_state")
 
 

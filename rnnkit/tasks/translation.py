@@ -11,8 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
@@ -31,16 +30,10 @@ from rnnkit.nn.encoder_decoder import (
     DecoderState,
     Encoder,
 )
-
-# What decides the shapes of the parameters: a checkpoint has to agree in all of it.
-_SHAPE = (
-    "source_vocabulary_size", "target_vocabulary_size", "cell", "embedding_size", "encoder_size",
-    "hidden_size", "encoder_layers", "decoder_layers", "bidirectional", "bridge", "attention",
-    "attention_inside", "input_feeding", "tied",
-)  # fmt: skip
+from rnnkit.tasks.base import Task
 
 
-class Translation(LightningModule):
+class Translation(Task):
     """Recurrent encoder and decoder with attention.
 
     Training logs `train/loss` (nats per token, with label smoothing) and `train/ppl` (without);
@@ -88,6 +81,12 @@ class Translation(LightningModule):
         torch.Size([2, 20])
     """
 
+    shape_arguments = (
+        "source_vocabulary_size", "target_vocabulary_size", "cell", "embedding_size",
+        "encoder_size", "hidden_size", "encoder_layers", "decoder_layers", "bidirectional",
+        "bridge", "attention", "attention_inside", "input_feeding", "tied",
+    )  # fmt: skip
+
     def __init__(
         self,
         source_vocabulary_size: int,
@@ -116,7 +115,7 @@ class Translation(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: str = "epoch",
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
         probabilities = {
             "dropout": dropout,
             "label_smoothing": label_smoothing,
@@ -152,9 +151,6 @@ class Translation(LightningModule):
                 embedding.weight[PADDING].zero_()
         if tied:
             self.softmax.weight = self.decoder.embedding.weight
-        self._optimizer = optimizer
-        self._lr_scheduler = lr_scheduler
-        self._lr_scheduler_interval = lr_scheduler_interval
         self.greedy = GreedySearch(max_length)
         self.beam = BeamSearch(beam_size, length_penalty=length_penalty, max_length=max_length)
         self.validation_perplexity = Perplexity(PADDING)
@@ -163,7 +159,6 @@ class Translation(LightningModule):
         self.test_bleu = BLEU()
         self.test_bleu_tokenized = BLEU(tokenize="none")
         self.test_chrf = ChrF()
-        self._summed: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def start(self, source: tuple[Tensor, Tensor]) -> DecoderState:
         """State of a decoder that has read nothing yet.
@@ -229,13 +224,7 @@ class Translation(LightningModule):
                 logits, target, ignore_index=PADDING, reduction="sum",
                 label_smoothing=self.label_smoothing,
             )  # fmt: skip
-        tokens = (target != PADDING).sum()
-        self._summed.append((loss.detach(), likelihood.detach(), tokens))
-        self._log_training()
-        if self.trainer.world_size > 1:
-            # Gradients are averaged over processes: each divides by the mean number of targets.
-            tokens = self.trainer.strategy.reduce(tokens, reduce_op="mean")
-        return loss / tokens
+        return self.loss_per_token(loss, (target != PADDING).sum(), likelihood)
 
     def _forcing(self) -> float:
         """Probability of this epoch to read the reference."""
@@ -243,32 +232,6 @@ class Translation(LightningModule):
             return self.teacher_forcing
         done = min(1.0, self.current_epoch / max(1, self.teacher_forcing_epochs))
         return self.teacher_forcing + done * (self.teacher_forcing_end - self.teacher_forcing)
-
-    def _log_training(self) -> None:
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        due = every > 0 and (self.global_step + 1) % every == 0
-        if not (due or self.trainer.is_last_batch):
-            return
-        loss, likelihood, tokens = (
-            torch.stack(part).sum() for part in zip(*self._summed, strict=True)
-        )
-        totals = torch.stack([loss.double(), likelihood.double(), tokens.double()])
-        if self.trainer.world_size > 1:
-            totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        if not totals.isfinite().all():
-            raise FloatingPointError(
-                f"the loss became {float(totals[0])} within the last {len(self._summed)} steps "
-                f"before step {self.global_step} of epoch {self.current_epoch}: lower the learning "
-                "rate or trainer.gradient_clip_val"
-            )
-        if due:
-            self.log("train/loss", (totals[0] / totals[2]).float())
-            self.log("train/ppl", (totals[1] / totals[2]).exp().float(), prog_bar=True)
-            self._summed.clear()
-
-    def on_train_start(self) -> None:
-        """Forget what another run has summed."""
-        self._summed.clear()
 
     def validation_step(self, pairs: Pairs, batch_idx: int) -> dict[str, Any]:
         """Score one batch, and translate it greedily."""
@@ -316,35 +279,6 @@ class Translation(LightningModule):
         shown = name.endswith(("/ppl", "/bleu"))
         self.log(name, metric.compute().float(), prog_bar=shown, sync_dist=True)
         metric.reset()
-
-    def configure_optimizers(self) -> Any:
-        """Optimizer and scheduler from their factories."""
-        optimizer = self._optimizer(self.parameters())
-        if self._lr_scheduler is None:
-            return optimizer
-        scheduler = self._lr_scheduler(optimizer)
-        settings: dict[str, Any] = {"scheduler": scheduler, "interval": self._lr_scheduler_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            settings["monitor"] = scheduler.monitor
-        return {"optimizer": optimizer, "lr_scheduler": settings}
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model.
-
-        Raises:
-            ValueError: Names each difference.
-        """
-        saved = checkpoint.get("hyper_parameters", {})
-        different = [
-            f"{name} {saved[name]} in the checkpoint, {self.hparams[name]} here"
-            for name in _SHAPE
-            if name in saved and saved[name] != self.hparams[name]
-        ]
-        if different:
-            raise ValueError(
-                f"the checkpoint is of another model: {'; '.join(different)}; use the "
-                "configuration it was trained with, config.yaml in the folder of its run"
-            )
 
 
 def _tokens(line: str) -> str:
