@@ -26,10 +26,10 @@ def key(seed):
 def words(seed_low, seed_high, layer, t, sequence, group):
     """The four words of counter (group, sequence, t, layer), uint32, of the broadcast shape."""
     return tl.philox_impl(
-        tl.to_tensor(group).to(tl.uint32),
-        tl.to_tensor(sequence).to(tl.uint32),
-        tl.to_tensor(t).to(tl.uint32),
-        tl.to_tensor(layer).to(tl.uint32),
+        tl.cast(group, tl.uint32),
+        tl.cast(sequence, tl.uint32),
+        tl.cast(t, tl.uint32),
+        tl.cast(layer, tl.uint32),
         seed_low,
         seed_high,
     )
