@@ -85,6 +85,8 @@ def _list() -> int:
     table.add_column("licence")
     table.add_column("here", no_wrap=True)
     table.add_row(BUILT_IN, "language modelling: Python's reference", "", "PSF", "built in")
+    for name, holds in (("dates", "English and ISO 8601"), ("numbers", "words and digits")):
+        table.add_row(name, f"translation: {holds}", "", "Apache-2.0", "built in")
     for dataset in DATASETS.values():
         holds = f"{dataset.task}: {dataset.facts}"
         size = decimal(dataset.size)

@@ -53,7 +53,8 @@ class Translation(Task):
         decoder_layers: Of the decoder.
         bidirectional: Whether the encoder reads in both directions.
         bridge: How the decoder starts: tanh, last or zero, see `rnnkit.nn.encoder_decoder.Bridge`.
-        attention: additive, general, dot or none (the encoder's last state at every step).
+        attention: additive (after the recurrence that is Luong's concat), general, dot or none: the
+            encoder's last state at every step.
         attention_inside: Whether the context enters the recurrence (Bahdanau), where training takes
             a step at a time; false: after it (Luong), where all steps of a target run in one call.
         input_feeding: Whether the last output enters the next step, with attention after.
