@@ -29,6 +29,7 @@ from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dropout import STREAMS
 from rnnkit_kernels.dropout import dropout as _dropout
 from rnnkit_kernels.ops import recurrence
+from rnnkit_kernels.padded_lstm import padded_lstm, suits
 from rnnkit_kernels.recurrence.plan import Device, Plan
 from rnnkit_kernels.recurrence.rows import Rows
 from rnnkit_kernels.reference import gru_reset_before
@@ -257,7 +258,12 @@ def recurrent(
     if lengths is not None:
         # torch's own layers take packed rows, for which the lengths must be on the host.
         if decision.engine == "torch" or _on_host(lengths, decision):
-            return _only_real_rows(run, input, hx, lengths.cpu())
+            lengths = lengths.cpu()
+            if decision.engine == "torch" and cell == "lstm" and not has_projections:
+                options = (has_biases, num_layers, dropout, training, bidirectional)
+                if suits(input, lengths):
+                    return padded_lstm(input, hx, weights, *options, lengths)
+            return _only_real_rows(run, input, hx, lengths)
         return _all_rows(run, input, hx, lengths)
     if batch_sizes is None:
         return run(input, hx, Rows(input.shape[0], input.shape[1]), None)

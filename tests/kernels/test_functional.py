@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnkit_kernels import backend as backend_module
 from rnnkit_kernels import functional, ops
 from rnnkit_kernels.backend import choose
-from rnnkit_kernels.recurrence import backward, forward, plan
+from rnnkit_kernels.recurrence import backward, forward
 from tests.kernels.layers import random_layer
 
 LAYERS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
@@ -85,10 +84,6 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
 def test_states_and_gradients_may_lie_anyhow(
     layout: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def planned(*given: Any, **options: Any) -> Any:
-        return plan.plan(*given, **{**options, "mode": mode})
-
-    monkeypatch.setattr(backend_module, "plan", planned)
     monkeypatch.setattr(functional, "wavefront_plan", lambda *given: None)
     layer, x, _ = setup("lstm", num_layers=2)
     makers = {
@@ -99,7 +94,7 @@ def test_states_and_gradients_may_lie_anyhow(
     }
     state = (makers[layout](), makers[layout]())
     results = []
-    for backend in ("triton", "torch"):
+    for backend in (mode, "torch"):
         leaves = [value.detach().requires_grad_() for value in state]
         y, h_n, c_n = run(layer, x, tuple(leaves), backend=backend)
         torch.manual_seed(1)

@@ -59,8 +59,10 @@ def test_positive_lengths_give_what_torch_gives_for_packed(
     padded, _ = pad_packed_sequence(packed, batch_first, total_length=STEPS)
     expected = padded, last
 
-    assert_equal(result, expected)
-    assert_equal(found, gradients(expected, [x, *tensors(h), *theirs.parameters()]))
+    # An LSTM runs padded on a CPU, in oneDNN, which rounds otherwise than torch's packed steps.
+    agree = assert_close if kind == "LSTM" else assert_equal
+    agree(result, expected)
+    agree(found, gradients(expected, [x, *tensors(h), *theirs.parameters()]))
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
