@@ -6,7 +6,9 @@ import argparse
 import datetime
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ from .results import AUTO, BASELINE, Results, auto_losses, compare
 from .suite import DeviceLostError, Request, Suite
 
 INTERRUPTED = 128 + 2  # the shell's status of a command that SIGINT has ended
-OUT_OF_TIME = 3
+OUT_OF_TIME, DEVICE_LOST = 3, 4
+# Figures of machines that differ in one of these don't belong into one file.
+SAME = ("device", "torch", "triton", "cudnn", "driver", "threads")
 
 _EPILOG = """\
 Every case is checked before it is timed: results and all gradients against float64. The peers of a
@@ -38,12 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0; 1 for an error, told in one sentence; 2 for options that make no sense; 3
-        where --budget ran out; 130 after Ctrl-C, which keeps what was measured.
+        where --budget ran out; 4 where the GPU refused further work; 130 after Ctrl-C. After 3, 4
+        and 130 the same command goes on.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["end-to-end"]:
-        from .end_to_end import main as end_to_end
-
+        try:
+            from .end_to_end import main as end_to_end
+        except ModuleNotFoundError as error:
+            print(
+                f"rnnkit bench end-to-end: needs the package {error.name}, install it with: "
+                "pip install 'rnnkit[train]'",
+                file=sys.stderr,
+            )
+            return 1
         return end_to_end(arguments[1:])
     try:
         options = _parser().parse_args(arguments)
@@ -57,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.report:
             return _report(options.report)
         return _measure(options, arguments)
-    except (ValueError, OSError, DeviceLostError) as error:
+    except (ValueError, OSError) as error:
         print(f"rnnkit bench: {error}", file=sys.stderr)
         return 1
 
@@ -119,21 +131,23 @@ def _parser() -> argparse.ArgumentParser:
 
 def _request(options: argparse.Namespace) -> Request:
     """What the options ask for, with the defaults of --quick, --full and --tune."""
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError("torch sees no GPU: leave out --device or say --device cpu")
+    device = _device(options.device)
     on_gpu = device.type == "cuda"
     cells, modes = ["lstm", "gru"], ["train"]
     if options.full:
         cases, modes, wanted = list(CASES.values()), list(MODES), ["*"]
         dtypes = list(DTYPES) if on_gpu else ["fp32", "bf16"]
     elif options.tune:
+        if options.modes or options.peers:
+            raise ValueError("--tune chooses the modes and the peers itself")
         cases, modes, wanted = tune.grid(), list(tune.MODES), [*tune.PEERS]
         dtypes = ["bf16", "tf32", "fp16"]
     else:
         cases = [CASES[name] for name in QUICK[device.type]]
         wanted = [BASELINE, AUTO, "rnnkit triton" if on_gpu else "loop in PyTorch"]
         dtypes = ["bf16", "tf32"] if on_gpu else ["fp32"]
+    if not on_gpu and "tf32" in (options.dtypes or []):
+        raise ValueError("tf32 is for GPUs: on a CPU say fp32")
     return Request(
         select(options.cases) if options.cases else cases,
         _known("--cells", options.cells or cells, NAMES),
@@ -142,7 +156,27 @@ def _request(options: argparse.Namespace) -> Request:
         select_peers(options.peers or wanted),
         device,
         options.seconds,
+        floors=not options.tune,
+        graphs=not options.tune,
     )
+
+
+def _device(name: str | None) -> torch.device:
+    """The device of the option, made the current one."""
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in QUICK:
+        raise ValueError(f"--device takes cuda, cuda:N or cpu, got {name!r}")
+    if device.type == "cuda":
+        count = torch.cuda.device_count()
+        if (device.index or 0) >= count:
+            raise ValueError(f"--device {name}: torch sees {count} GPUs")
+        torch.cuda.set_device(device.index or 0)  # events and graphs are the current device's
+    return device
 
 
 def _known(option: str, names: list[str], known: Iterable[str]) -> list[str]:
@@ -158,48 +192,81 @@ def _measure(options: argparse.Namespace, arguments: list[str]) -> int:
         raise ValueError(
             '--tune is for a GPU: on a CPU backend="auto" always takes torch\'s own layers'
         )
+    path, results = _results(options, request)
+    results.commands.append(shlex.join(["rnnkit", "bench", *arguments]))
+    progress = Progress()
+    deadline = time.monotonic() + options.budget
+    suite = Suite(request, results, path, progress)
+    again = f"the same command with --out {path} goes on"
+    if not suite.missing():
+        print(f"all of this is in {path} already; choose another --out to measure it anew")
+    status = 0
+    try:
+        if not suite.run(options.budget):
+            status = OUT_OF_TIME
+            print(f"\nthe budget ran out; {again}", file=sys.stderr)
+        if options.tune:
+            _tune(request, results, path, progress, deadline)
+    except KeyboardInterrupt:
+        suite.forget_running()
+        results.save(path)
+        progress.close()
+        print(f"\nstopped; {again}", file=sys.stderr)
+        return INTERRUPTED
+    except DeviceLostError as error:
+        progress.close()
+        print(f"\nthe GPU refuses further work: {error}; {again}", file=sys.stderr)
+        return DEVICE_LOST
+    finally:
+        progress.close()
+    print(report.table(results))
+    for file in report.render(results, path, path.parent):
+        print(f"written: {file}")
+    return status
+
+
+def _results(options: argparse.Namespace, request: Request) -> tuple[Path, Results]:
+    """The file to write, and what is in it already."""
     commit = machine.commit()
     now = datetime.datetime.now().astimezone()
     path = options.out
     if path is None:
+        # What is not committed changes between two runs: each has a file of its own.
+        name = commit or "unknown"
+        name += f"{now:%H%M%S}" * (not commit or commit.endswith("+"))
         folder = Path("benchmarks/results") / machine.folder_name(request.device)
-        path = folder / f"{now:%Y-%m-%d}-{commit or 'unknown'}.json"
-    described = machine.describe(request.device)
-    if path.exists():
-        results = Results.load(path)
-        names = results.machine["device"], described["device"]
-        if names[0] != names[1]:
-            raise ValueError(f"{path} was measured on {names[0]}, this is {names[1]}")
-    else:
-        results = Results(described, [], commit, now.isoformat(timespec="seconds"))
-    results.commands.append(shlex.join(["rnnkit", "bench", *arguments]))
-    progress = Progress()
-    suite = Suite(request, results, path, progress)
-    try:
-        complete = suite.run(options.budget)
-    except KeyboardInterrupt:
-        results.records = [each for each in results.records if each.status != "running"]
-        results.save(path)
-        progress.close()
-        print(f"\nstopped; the same command with --out {path} goes on", file=sys.stderr)
-        return INTERRUPTED
-    finally:
-        progress.close()
-    print(report.table(results))
-    if options.tune and complete:
-        _tune(options, results, path)
-    for file in report.render(results, path, path.parent):
-        print(f"written: {file}")
-    if not complete:
-        print(f"the budget ran out; the same command with --out {path} goes on", file=sys.stderr)
-    return 0 if complete else OUT_OF_TIME
+        path = folder / f"{now:%Y-%m-%d}-{name}.json"
+    here = machine.describe(request.device)
+    if not path.exists():
+        return path, Results(here, [], commit, now.isoformat(timespec="seconds"))
+    results = Results.load(path)
+    for name in SAME:
+        if results.machine.get(name) != here.get(name):
+            raise ValueError(
+                f"{path} was measured with {name} {results.machine.get(name)}, here it is "
+                f"{here.get(name)}: choose another --out"
+            )
+    if results.commit != commit:
+        raise ValueError(
+            f"{path} was measured at commit {results.commit or 'unknown'}, this is "
+            f"{commit or 'unknown'}: choose another --out"
+        )
+    return path, results
 
 
-def _tune(options: argparse.Namespace, results: Results, path: Path) -> None:
-    """Write the table, then measure what "auto" makes of it."""
+def _tune(
+    request: Request, results: Results, path: Path, progress: Progress, deadline: float
+) -> None:
+    """Write the table of what was measured, then measure what "auto" makes of it."""
+    if not any(tune.entries(results)):
+        return
     print(f"written: {tune.write(results)}")
-    options.peers, options.cases = [AUTO], None
-    Suite(_request(options), results, path, Progress()).run()
+    measured = {record.key[:3] for record in results.records}
+    cases = [case for case in request.cases if any(key[0] == case.name for key in measured)]
+    results.records = [record for record in results.records if record.peer != AUTO]
+    check = replace(request, cases=cases, peers=select_peers([AUTO]))
+    Suite(check, results, path, progress).run(deadline - time.monotonic())
+    progress.close()
     losses = auto_losses(results)
     for auto, best in losses:
         print(
@@ -226,7 +293,12 @@ def _report(path: Path) -> int:
 
 
 def _compare(old: Path, new: Path) -> int:
-    changes = compare(Results.load(old), Results.load(new))
+    runs = Results.load(old), Results.load(new)
+    for name in SAME:
+        before, after = (run.machine.get(name) for run in runs)
+        if before != after:
+            print(f"note: {name} was {before}, is {after}")
+    changes = compare(*runs)
     if not changes:
         raise ValueError(f"{old} and {new} have no measurement in common")
     real = [change for change in changes if change.real]

@@ -3,9 +3,10 @@
     python -m benchmarks.gpu_check --out FOLDER [--minutes 9] [--again]
 
 Compiles all kernels first, many at once, and without launching one that waits. Then come the empty
-exchange, parity of every cell in every mode, and the quick benchmarks. Each check has a process of
-its own, which is ended when it takes too long. FOLDER/gpu_check.json is written after each, and the
-same command goes on where it stopped. Needs a checkout, torch, triton, numpy and pytest.
+exchange, parity of what the quick benchmarks run, these, and parity of every other cell, mode and
+precision. Each check has a process of its own, which is ended when it takes too long.
+FOLDER/gpu_check-HASH.json, named by a hash of the kernels, is written after each, and the same
+command goes on where it stopped. Needs a checkout, torch, triton, numpy and pytest.
 
 Exit status: 0 all ok, 1 something failed or hung, 2 no GPU, 3 out of time, 130 interrupted.
 """
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import Check, Report, done, run, summary
+from .command import DEVICE_LOST, OUT_OF_TIME
 
 ROOT = Path(__file__).parents[1]
 TO_COMPILE = 150.0  # seconds for one check
@@ -116,15 +118,25 @@ def compile_quick(name: str, cell: str, dtype: str) -> None:
                 peer.prepare(work, "train").call("train")
 
 
+def kernels() -> str:
+    """A hash of the kernels' sources."""
+    from rnnkit_kernels import audit
+
+    return audit.source_hash()
+
+
 def quick_suite(folder: str, deadline: float) -> None:
     """The quick benchmarks, as far as they come."""
     budget = deadline - time.monotonic() - TO_STOP
     if budget < 0:
         raise TimeoutError("no time is left for the quick benchmarks")
-    out = str(Path(folder).resolve() / "quick.json")
+    out = str(Path(folder).resolve() / f"quick-{kernels()}.json")
     command = [sys.executable, "-m", "benchmarks", "--quick", "--out", out]
     done = subprocess.run([*command, "--budget", f"{budget:.0f}"], cwd=ROOT)
-    if done.returncode == 3:
+    while done.returncode == DEVICE_LOST:  # another process gets a new device
+        budget = max(0.0, deadline - time.monotonic() - TO_STOP)
+        done = subprocess.run([*command, "--budget", f"{budget:.0f}"], cwd=ROOT)
+    if done.returncode == OUT_OF_TIME:
         raise TimeoutError(f"{out} goes on with the next run")
     if done.returncode:
         raise RuntimeError(f"python -m benchmarks --quick ended with {done.returncode}")
@@ -166,7 +178,9 @@ def all_checks(folder: Path, deadline: float) -> list[Check]:
         if mode not in MEETINGS:
             check = replace(check, group="parity alone", limit=TO_COMPILE, beside=True)
         parities.append(after_compiling(check))
+    # First what the benchmarks run, then these, then the rest.
     parities.sort(key=lambda check: check.beside)
+    first = [check for check in parities if _measured(check.arguments)]
     for case in QUICK["cuda"]:
         for dtype in ("bf16", "tf32"):
             for cell in ("lstm", "gru"):
@@ -177,7 +191,14 @@ def all_checks(folder: Path, deadline: float) -> list[Check]:
     quick = Check("quick benchmarks", "quick", f"{here}quick_suite", (str(folder), deadline))
     needs = tuple(check.name for check in exchanges)
     quick = replace(quick, needs=needs, limit=math.inf, unless_hung=("exchange", "parity"))
-    return [*compiles, *exchanges, *parities, quick]
+    rest = [check for check in parities if check not in first]
+    return [*compiles, *exchanges, *first, quick, *rest]
+
+
+def _measured(arguments: tuple[Any, ...]) -> bool:
+    """Whether a parity check is of what the quick benchmarks run."""
+    cell, _, precision, _ = arguments
+    return cell in ("lstm", "gru") and precision in ("bf16", "tf32")
 
 
 def forget_compiled(checks: Sequence[Check], report: Report, again: bool) -> None:
@@ -206,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     paths = [str(ROOT), str(ROOT / "kernels"), os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ.pop("TRITON_INTERPRET", None)
-    report = Report(options.out / "gpu_check.json", lambda line: print(line, flush=True))
+    # Of other kernels nothing stands.
+    path = options.out / f"gpu_check-{kernels()}.json"
+    report = Report(path, lambda line: print(line, flush=True))
     where = Check("environment", "environment", "benchmarks.gpu_check:environment", limit=60)
     checks = [where]
     given = {"again": options.again, "at_once": os.cpu_count() or 1, "preload": PRELOAD}

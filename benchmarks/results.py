@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from rnnkit_kernels.dispatch import MARGIN
+
 from .cases import Case
 
 SCHEMA = 1
@@ -132,6 +134,10 @@ class Results:
         """The record of this key."""
         return next((record for record in self.records if record.key == key), None)
 
+    def of(self, case: str, cell: str, dtype: str) -> list[Record]:
+        """The records of one case in one cell and dtype."""
+        return [record for record in self.records if record.key[:3] == (case, cell, dtype)]
+
     def groups(self) -> Iterator[list[Record]]:
         """The records of each case, cell, dtype and mode: the peers that compete."""
         found: dict[tuple[str, ...], list[Record]] = {}
@@ -143,7 +149,11 @@ class Results:
         """Write the file at once, so that a reader never sees half of it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        # One record a line: small, quick to write, and a difference shows which changed.
+        values = asdict(self)
+        records = ",\n".join(json.dumps(record) for record in values.pop("records"))
+        head = json.dumps(values, indent=1).removesuffix("\n}")
+        partial.write_text(f'{head},\n "records": [\n{records}\n]\n}}\n')
         os.replace(partial, path)
 
     @classmethod
@@ -237,7 +247,8 @@ def auto_losses(results: Results) -> list[tuple[Record, Record]]:
         if auto is None:
             continue
         best = min(ours, key=lambda record: record.median)
-        chance = max(LEAST, 3 * math.hypot(auto.uncertainty, best.uncertainty))
+        # By as much a kernel has to win before "auto" takes it.
+        chance = max(MARGIN - 1, 3 * math.hypot(auto.uncertainty, best.uncertainty))
         if auto.median > best.median * (1 + chance):
             losses.append((auto, best))
     return losses

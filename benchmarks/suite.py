@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gc
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
+
+from rnnkit_kernels.ops import LaunchRefusedWarning
 
 from . import floor
 from .cases import Case
 from .clock import Clock, captured, peak_bytes
-from .parity import Expected, check
+from .parity import Expected
 from .peers import Peer
 from .results import Record, Results
 from .work import Prepared, Work, products_in
@@ -30,6 +34,7 @@ class Request:
         device: where.
         seconds: for the samples of one peer in one mode.
         floors: whether to measure the floor too.
+        graphs: whether to time replays of CUDA graphs too.
     """
 
     cases: Sequence[Case]
@@ -40,6 +45,7 @@ class Request:
     device: torch.device
     seconds: float = 0.5
     floors: bool = True
+    graphs: bool = True
 
     def groups(self) -> list[tuple[Case, str, str]]:
         """What shares its work and its parity check, in order of importance."""
@@ -77,6 +83,7 @@ class Suite:
         self.path = path
         self.report = report
         self.clock = Clock(request.device)
+        self.graphs = request.graphs and request.device.type == "cuda"
 
     def run(self, budget: float = float("inf")) -> bool:
         """Measure what is not there yet.
@@ -92,9 +99,10 @@ class Suite:
         """
         deadline = time.monotonic() + budget
         for record in self.results.records:
-            if record.status == "running":
+            if record.status == "running" and record.error is None:
                 record.status, record.message = "failed", DIED
-        groups = [group for group in self.request.groups() if self._missing(*group)]
+        self.forget_running()  # those were right, and the process was ended while all took turns
+        groups = self.missing()
         # A step costs something whatever its size, here as much as 10⁸ operations.
         costs = [
             case.operations(cell, "train") + 10**8 * case.steps * case.layers
@@ -108,8 +116,13 @@ class Suite:
             self.report(sum(costs[:i]) / sum(costs), f"{case.name} {cell} {dtype}")
             self.results.cases[case.name] = case
             try:
-                with products_in(dtype):
+                with products_in(dtype), warnings.catch_warnings():
+                    # Another kernel's time must not stand under a mode's name.
+                    warnings.simplefilter("error", LaunchRefusedWarning)
                     self._group(case, cell, dtype)
+            except DeviceLostError:
+                self.forget_running()
+                raise
             finally:
                 self.results.save(self.path)
                 gc.collect()
@@ -120,19 +133,32 @@ class Suite:
         """Without it all the rest can still be measured."""
         self.report(0.0, "the machine's floor")
         device = self.request.device
+        self.results.floor = {"failed": "the process died while it was measured"}
+        self.results.save(self.path)
         try:
             self.results.floor = floor.measure(device, lambda what: self.report(0.0, what))
         except Exception as error:
             self.results.floor = {"failed": _sentence(error)}
+            self.results.save(self.path)
             self._still_there()
 
+    def forget_running(self) -> None:
+        """Drop what was under way: it will be measured anew."""
+        kept = [record for record in self.results.records if record.status != "running"]
+        self.results.records = kept
+
+    def missing(self) -> list[tuple[Case, str, str]]:
+        """What is not measured yet."""
+        return [group for group in self.request.groups() if self._missing(*group)]
+
     def _missing(self, case: Case, cell: str, dtype: str) -> list[tuple[str, Peer]]:
-        """Modes and peers without a record."""
+        """Modes and peers without a record; who was absent may have been installed since."""
+        found = {(r.mode, r.peer): r.status for r in self.results.of(case.name, cell, dtype)}
         return [
             (mode, peer)
             for mode in self.request.modes
             for peer in self.request.peers
-            if self.results.get((case.name, cell, dtype, mode, peer.name)) is None
+            if found.get((mode, peer.name), "absent") == "absent"
         ]
 
     def _group(self, case: Case, cell: str, dtype: str) -> None:
@@ -141,72 +167,86 @@ class Suite:
         records = {
             (mode, peer.name): Record(*names, mode, peer.name, "running") for mode, peer in missing
         }
-        work = Work.of(case, cell, dtype, self.request.device)
         able: dict[str, Peer] = {}
-        for peer in {peer.name: peer for _, peer in missing}.values():
-            reason = peer.absent(work)
-            if reason is None:
-                able[peer.name] = peer
-                continue
-            for (_, name), record in records.items():
-                if name == peer.name:
-                    record.status, record.message = "absent", reason
-        for record in records.values():
-            self.results.add(record)
-        self.results.save(self.path)
-        if not able:
-            return
         try:
+            work = Work.of(case, cell, dtype, self.request.device)
+            for peer in {peer.name: peer for _, peer in missing}.values():
+                reason = peer.absent(work)
+                if reason is None:
+                    able[peer.name] = peer
+                    continue
+                for (_, name), record in records.items():
+                    if name == peer.name:
+                        record.status, record.message = "absent", reason
+                        self.results.add(record)
+            if not able:
+                return
             expected = Expected.of(work)
         except Exception as error:
             for record in records.values():
+                self.results.add(record)
                 self._failed(record, error, "the reference failed: ")
             return
         for peer in able.values():
             own = [record for (_, name), record in records.items() if name == peer.name]
+            for record in own:
+                self.results.add(record)
+            self.results.save(self.path)  # should it end the process, the file says who it was
             self._check(peer, work, expected, own)
-        del expected
         for mode in self.request.modes:
             running = {
                 name: record
                 for (of_mode, name), record in records.items()
                 if of_mode == mode and record.status == "running"
             }
-            self._time(mode, work, {name: able[name] for name in running}, running)
+            if running:
+                peers = {name: able[name] for name in running}
+                self._time(mode, work, expected, peers, running)
 
     def _check(self, peer: Peer, work: Work, expected: Expected, records: list[Record]) -> None:
         """Refuse a time to what is wrong; note what the first call of all took."""
-        found: list[float] = []
+        found: list[list[Tensor]] = []
         try:
             prepared = peer.prepare(work, "train")
-            first = self.clock.first(lambda: found.append(check(prepared, expected)))
-        except Exception as error:
+            first = self.clock.first(lambda: found.append(prepared.everything("train")))
+            error = expected.error(found[0])
+        except Exception as raised:
             for record in records:
-                self._failed(record, error)
+                self._failed(record, raised)
             return
         for record in records:
-            record.engine, record.error = prepared.engine, found[0]
+            record.engine, record.error = prepared.engine, error
             if record.mode == "train":
                 record.first_call_seconds = first
-            if found[0] > 1:
-                record.status = "wrong"
-                record.message = f"its error is {found[0]:.3g} times what is allowed"
+            self._refuse_wrong(record)
 
     def _time(
-        self, mode: str, work: Work, peers: dict[str, Peer], records: dict[str, Record]
+        self,
+        mode: str,
+        work: Work,
+        expected: Expected,
+        peers: dict[str, Peer],
+        records: dict[str, Record],
     ) -> None:
-        """Samples of all peers in turn, then graphs, then memory."""
+        """Samples of all peers in turn, then memory, then graphs."""
+        least = self._floor(work, mode)
         prepared: dict[str, Prepared] = {}
         for name, peer in peers.items():
+            record = records[name]
             try:
                 prepared[name] = peer.prepare(work, mode)
+                record.engine = prepared[name].engine
                 first = self.clock.first(_call(prepared[name], mode))
+                if mode != "train":  # the parity check has seen training alone
+                    record.error = expected.error(prepared[name].everything(mode))
+                    self._refuse_wrong(record)
             except Exception as error:
+                self._failed(record, error)
+            else:
+                if record.first_call_seconds is None:
+                    record.first_call_seconds = first
+            if record.status != "running":
                 prepared.pop(name, None)
-                self._failed(records[name], error)
-                continue
-            if records[name].first_call_seconds is None:
-                records[name].first_call_seconds = first
         calls = {name: _call(each, mode) for name, each in prepared.items()}
         if not calls:
             return
@@ -219,42 +259,62 @@ class Suite:
         for name, call in calls.items():
             record = records[name]
             record.seconds = [_rounded(value) for value in samples[name]]
+            record.status, record.floor_seconds = "ok", least
             try:
                 record.peak_bytes = peak_bytes(call, work.device)
-                if self.request.floors and "failed" not in self.results.floor:
-                    record.floor_seconds = self._floor(work, mode)
-            except Exception as error:
-                self._failed(record, error)
-                continue
-            record.status = "ok"
-        if work.device.type == "cuda":
-            self._time_graphs(calls, records)
+            except Exception:
+                self._still_there()
+        if self.graphs:
+            self._time_graphs(calls, records, work)
 
     def _time_graphs(
-        self, calls: dict[str, Callable[[], None]], records: dict[str, Record]
+        self, calls: dict[str, Callable[[], None]], records: dict[str, Record], work: Work
     ) -> None:
+        if work.lengths is not None:
+            for name in calls:
+                records[name].graph_message = "lengths are read on the host"
+            return
         replays: dict[str, Callable[[], None]] = {}
         for name, call in calls.items():
             try:
-                replays[name] = captured(call, self.request.device)
+                if not self.graphs:
+                    raise RuntimeError("an earlier capture failed in this process")
+                replays[name] = captured(call, work.device)
             except Exception as error:
+                # What a failed capture leaves behind can make later ones fail, and draws too.
+                self.graphs = False
+                torch.cuda.set_stream(torch.cuda.default_stream(work.device))
                 records[name].graph_message = _sentence(error)
                 self._still_there()
-        for name, values in self.clock.in_turn(replays, self.request.seconds / 2).items():
+        try:
+            found = self.clock.in_turn(replays, self.request.seconds / 2)
+        except Exception as error:
+            for name in replays:
+                records[name].graph_message = _sentence(error)
+            self._still_there()
+            return
+        for name, values in found.items():
             records[name].graph_seconds = [_rounded(value) for value in values]
 
-    def _floor(self, work: Work, mode: str) -> float:
-        """Of the group and mode, measured once."""
-        same = (
-            record.floor_seconds
-            for record in self.results.records
-            if record.key[:4] == (work.case.name, work.cell, work.dtype, mode)
-        )
-        known = next((value for value in same if value is not None), None)
-        if known is not None:
-            return known
+    def _floor(self, work: Work, mode: str) -> float | None:
+        """Of the group and mode, measured once; None where the floor can't be measured."""
+        if not self.request.floors or "failed" in self.results.floor:
+            return None
+        for record in self.results.of(work.case.name, work.cell, work.dtype):
+            if record.mode == mode and record.floor_seconds is not None:
+                return record.floor_seconds
         constants, device = self.results.floor, self.request.device
-        return _rounded(floor.seconds(work.case, work.cell, work.dtype, mode, constants, device))
+        try:
+            found = floor.seconds(work.case, work.cell, work.dtype, mode, constants, device)
+        except Exception:
+            self._still_there()
+            return None
+        return _rounded(found)
+
+    def _refuse_wrong(self, record: Record) -> None:
+        if record.error is not None and not record.error <= 1:
+            record.status, record.seconds = "wrong", []
+            record.message = f"its error is {record.error:.3g} times what is allowed"
 
     def _failed(self, record: Record, error: Exception, prefix: str = "") -> None:
         if record.status == "running":

@@ -33,7 +33,7 @@ def main() -> int:
     status = rnnkit(["fit", "-c", str(CONFIG)])
     if status:
         return status
-    (run,) = set(RUNS.glob("version_*")) - before
+    run = max(set(RUNS.glob("version_*")) - before)
     translator = Translator.from_checkpoint(run / "checkpoints" / "best.ckpt")
     data = TranslationData("dates")
     batches = list(data.test_dataloader())
@@ -60,7 +60,7 @@ def main() -> int:
     print(f"\n{right:,} of {total:,} test dates exactly right: {100 * right / total:.1f} %")
     print(f"where the decoder looked: {PICTURE}; run and checkpoint: {run}")
     print(f"{time.perf_counter() - begin:.0f} s in all")
-    return 0
+    return 0 if right >= 0.99 * total else 1
 
 
 if __name__ == "__main__":

@@ -29,7 +29,8 @@ commands:
 # One of these is something that the user can put right; anything else is a defect of the program.
 _EXPECTED = (DataError, ValueError, OSError, FloatingPointError)
 
-_INTERRUPTED = 128 + 2  # the shell's status of a command that SIGINT has ended
+# The shell's status of a command that SIGINT or SIGPIPE has ended.
+_INTERRUPTED, _PIPE_CLOSED = 128 + 2, 128 + 13
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _COMMANDS[command](arguments)
     except KeyboardInterrupt:
         return _INTERRUPTED
+    except BrokenPipeError:  # who read the output has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning's way to end on Ctrl-C
             return _INTERRUPTED

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +24,9 @@ from rnnkit.tasks.translation import Translation
 
 # Batches that are read, sorted by length and written together.
 AHEAD = 16
+MOST_NOTES = 5
+PICTURES = (".png", ".pdf", ".svg")
+MOST_DRAWN = 200  # tokens: a picture has an end
 
 
 @dataclass(frozen=True)
@@ -53,29 +57,37 @@ class Translator:
         return cls(model, *tokenizers(data))
 
     def translate(
-        self, lines: Iterable[str], search: BeamSearch, batch_size: int, max_source: int
+        self,
+        lines: Iterable[str],
+        search: BeamSearch,
+        batch_size: int,
+        max_source: int,
+        note: Callable[[str], None] = lambda text: None,
     ) -> Iterator[tuple[list[str], list[Hypothesis]]]:
         """Translate lines as they come.
 
         Args:
             lines: Source lines.
             search: How to decode.
-            batch_size: Lines at once.
-            max_source: Tokens of a line that are read; what follows is left out, with a note.
+            batch_size: Lines at once; with 1 each is translated before the next is asked for.
+            max_source: Tokens of a line that are read; what follows is left out.
+            note: Told of every line that is not translated as it stands.
 
         Yields:
             For every line, in order, its source tokens with the end, and its translations, best
-            first; none for a line without a token.
+            first; none for a line without text.
         """
         begun, source = 0, iter(lines)
-        while chunk := list(islice(source, AHEAD * batch_size)):
+        ahead = 1 if batch_size == 1 else AHEAD * batch_size
+        while chunk := list(islice(source, ahead)):
             encoded = []
             for line in chunk:
-                ids = self.source_tokenizer.encode(line)
                 begun += 1
+                ids = self.source_tokenizer.encode(line) if line.strip() else []
+                if ids and self.source_tokenizer.count_unknown(ids) == len(ids):
+                    note(f"line {begun} has no word that the model knows")
                 if len(ids) > max_source:
-                    note = f"line {begun} has {len(ids)} tokens, only {max_source} are translated"
-                    print(f"rnnkit translate: {note}", file=sys.stderr)
+                    note(f"line {begun} has {len(ids)} tokens, only {max_source} are translated")
                 encoded.append(ids[:max_source])
             found: dict[int, list[Hypothesis]] = {i: [] for i in range(len(chunk))}
             # Of similar length, the longest first: too little memory shows at once.
@@ -88,7 +100,27 @@ class Translator:
                 yield self.source_tokenizer.vocabulary.decode([*ids, END]), found[i]
 
     def _batch(self, rows: list[list[int]], search: BeamSearch) -> list[list[Hypothesis]]:
-        return search(self.model, source_batch(rows), torch.full((len(rows),), BEGIN), END)
+        source, lengths = source_batch(rows)  # the lengths stay on the host, which reads them
+        begin = torch.full((len(rows),), BEGIN, device=self.model.device)
+        return search(self.model, (source.to(self.model.device), lengths), begin, END)
+
+
+class Notes:
+    """The first few notes on standard error, and at the end how many more there were."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, text: str) -> None:
+        """Note something."""
+        self.count += 1
+        if self.count <= MOST_NOTES:
+            print(f"rnnkit translate: {text}", file=sys.stderr)
+
+    def close(self) -> None:
+        """Tell how many were not shown."""
+        if self.count > MOST_NOTES:
+            print(f"rnnkit translate: {self.count - MOST_NOTES} more notes", file=sys.stderr)
 
 
 def main(argv: list[str]) -> int:
@@ -118,19 +150,42 @@ def main(argv: list[str]) -> int:
         "--max-length", type=int, metavar="N", help="tokens of a translation (default: the model's)"
     )
     add("--max-source", type=int, default=200, metavar="N", help="tokens of a line (default: 200)")
-    add("--batch-size", type=int, default=64, metavar="N", help="lines at once (default: 64)")
+    add(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help=f"lines at once, of {AHEAD} times as many that are read ahead (default: 64); 1 "
+        "answers every line before it reads the next",
+    )
     add(
         "--n-best",
         type=int,
         metavar="N",
         help="print the N best of each line with their scores, as one JSON object a line",
     )
-    add("--attention", type=Path, metavar="PNG", help="draw where the first line was looked at")
+    add("--device", help="cuda or cpu (default: a GPU if there is one)")
+    add(
+        "--attention",
+        type=Path,
+        metavar="PNG",
+        help="draw where the decoder looked in the first line that has text",
+    )
     arguments = parser.parse_args(argv)
     for name in ("batch_size", "max_source"):
         if getattr(arguments, name) < 1:
             raise ValueError(f"expected {name} of 1 or more, got {getattr(arguments, name)}")
     translator = Translator.from_checkpoint(arguments.ckpt)
+    picture = arguments.attention
+    if picture is not None and translator.model.decoder.attention is None:
+        raise ValueError("--attention: this model has no attention")
+    if picture is not None and picture.suffix not in PICTURES:
+        raise ValueError(f"--attention: a picture ends in {', '.join(PICTURES)}, got {picture}")
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        translator.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
     usual = translator.model.beam
     n_best = 1 if arguments.n_best is None else arguments.n_best
     search = BeamSearch(
@@ -139,29 +194,42 @@ def main(argv: list[str]) -> int:
         usual.max_length if arguments.max_length is None else arguments.max_length,
         n_best,
     )
-    lines = _lines(sys.stdin.buffer)
-    found = translator.translate(lines, search, arguments.batch_size, arguments.max_source)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # as what is read
+    notes = Notes()
+    sizes = arguments.batch_size, arguments.max_source
+    found = translator.translate(_lines(sys.stdin.buffer, notes), search, *sizes, notes)
     decode = translator.target_tokenizer.decode
     for number, (source, best) in enumerate(found):
-        if arguments.n_best is not None:
-            texts = [_described(hypothesis, decode(hypothesis.tokens)) for hypothesis in best]
-            print(json.dumps({"line": number + 1, "translations": texts}, ensure_ascii=False))
+        if arguments.n_best is None:
+            text = _one_line(decode(best[0].tokens)) if best else ""
         else:
-            print(decode(best[0].tokens) if best else "", flush=sys.stdout.isatty())
-        if number == 0 and arguments.attention is not None:
-            _draw(translator, source, best, arguments.attention)
+            texts = [_described(hypothesis, decode(hypothesis.tokens)) for hypothesis in best]
+            text = json.dumps({"line": number + 1, "translations": texts}, ensure_ascii=False)
+        print(text, flush=arguments.batch_size == 1)
+        if best and picture is not None:
+            _draw(translator, source, best[0], picture)
+            picture = None
+    if picture is not None:
+        notes("--attention: no line has text, nothing was drawn")
+    notes.close()
     return 0
 
 
-def _lines(stream: Any) -> Iterator[str]:
+def _lines(stream: Any, note: Callable[[str], None]) -> Iterator[str]:
     """Lines of a byte stream, whatever they hold: what is no UTF-8 becomes U+FFFD, with a note."""
     for number, raw in enumerate(stream, 1):
         if number == 1:
             raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark
         text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
         if "\ufffd" in text and b"\xef\xbf\xbd" not in raw:
-            print(f"rnnkit translate: line {number} is no UTF-8", file=sys.stderr)
+            note(f"line {number} is no UTF-8 (iconv -t utf-8 converts)")
         yield text
+
+
+def _one_line(text: str) -> str:
+    """Without anything that some program takes for a line's end."""
+    return " ".join(text.splitlines())
 
 
 def _described(hypothesis: Hypothesis, text: str) -> dict[str, Any]:
@@ -173,9 +241,8 @@ def _described(hypothesis: Hypothesis, text: str) -> dict[str, Any]:
     }
 
 
-def _draw(translator: Translator, source: list[str], best: list[Hypothesis], path: Path) -> None:
-    if not best or best[0].attention is None:
-        why = "the first line has no token" if not best else "this model has no attention"
-        raise ValueError(f"nothing to draw: {why}")
-    target = translator.target_tokenizer.vocabulary.decode(best[0].tokens)
-    draw_attention(source, target, best[0].attention[:, : len(source)], path)
+def _draw(translator: Translator, source: list[str], best: Hypothesis, path: Path) -> None:
+    assert best.attention is not None
+    target = translator.target_tokenizer.vocabulary.decode(best.tokens)
+    weights = best.attention[:, : len(source)]
+    draw_attention(source[:MOST_DRAWN], target, weights[:, :MOST_DRAWN], path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 import rnnkit
@@ -49,7 +50,8 @@ class Layers:
             y, last = layer(x, start, lengths=work.lengths)
             return (y, *last) if len(states) > 1 else (y, last)
 
-        decision = rnnkit.explain(layer, x, lengths=work.lengths).decision
+        with torch.set_grad_enabled(mode != "inference"):
+            decision = rnnkit.explain(layer, x, lengths=work.lengths).decision
         return Prepared(run, leaves, work.arriving, decision.engine)
 
     def _layer(self, work: Work, empty: bool = False) -> Any:

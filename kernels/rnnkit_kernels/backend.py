@@ -210,14 +210,15 @@ def _measured(
         shape: layers and directions.
         beyond_torch: whether torch's own layers can't do the call.
     """
-    table = dispatch.table(Device.of(input.device).capability)
-    if table is None:
-        return None
     dtype = dispatch.dtype_name(compute_dtype(weights[1]), recurrent_precision())
     hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
     wanted = dispatch.Shape(cell, dtype, hidden, max(1, _batch(input, sequences)), *shape)
-    entry = table.nearest(wanted)
-    if entry is None:
+    found = dispatch.lookup(Device.of(input.device).capability, wanted)
+    if found is None:
+        return None
+    gpu, entry = found
+    short = sequences is None and input.shape[0] < entry.steps * dispatch.FEWEST_STEPS
+    if short and not beyond_torch:
         return None
     trains = torch.is_grad_enabled() and any(t.requires_grad for t in (input, *weights))
     times = dict(entry.train if trains else entry.inference)
@@ -226,15 +227,15 @@ def _measured(
         if own is not None and not beyond_torch and seconds * dispatch.MARGIN > own:
             return None
         mode: Mode = engine  # type: ignore[assignment]
-        found = _plan(cell, input, weights, has_projections, sequences, mode=mode)
-        if isinstance(found, Plan):
+        tiles = _plan(cell, input, weights, has_projections, sequences, mode=mode)
+        if isinstance(tiles, Plan):
             step = 1e6 / entry.steps
             against = "" if own is None else f", torch's own took {own * step:.2f}"
             return Decision(
                 mode,
-                f"measured on {table.gpu} at H {entry.shape.hidden}, B {entry.shape.batch}: "
+                f"measured on {gpu} at H {entry.shape.hidden}, B {entry.shape.batch}: "
                 f"{seconds * step:.2f} µs a step{against}",
-                found,
+                tiles,
             )
     return None
 

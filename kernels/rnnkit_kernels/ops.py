@@ -6,6 +6,7 @@ recomputes through `reference.py`, which autograd differentiates twice.
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
@@ -87,6 +88,10 @@ def planned(cell: Cell, weight_hh: Tensor, h0: Tensor, mode: str) -> Plan:
     return found
 
 
+class LaunchRefusedWarning(RuntimeWarning):
+    """A kernel did not fit the GPU as it is, and a slower one ran."""
+
+
 Result = TypeVar("Result")
 
 
@@ -114,6 +119,12 @@ def run_planned(
         refused = "too many blocks in cooperative launch" in str(error)
         if not refused and type(error).__name__ != "OutOfResources":
             raise
+        warnings.warn(
+            f"one launch a step runs in the place of mode {chosen.mode}, which the driver refused: "
+            f"{error}",
+            LaunchRefusedWarning,
+            stacklevel=2,
+        )
         return run(planned(cell, weight_hh, h0, "launch"))
 
 

@@ -40,10 +40,10 @@ class SampleTranslations(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Take the sentences from the first batch."""
-        if batch_idx > 0 or trainer.state.fn != "fit" or not trainer.is_global_zero:
+        if batch_idx > 0 or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        folder = trainer.log_dir
-        if folder is None:
+        folder = trainer.log_dir  # a broadcast: every process has to ask
+        if folder is None or not trainer.is_global_zero:
             return
         found: list[Hypothesis] = outputs["translations"][: self.count]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

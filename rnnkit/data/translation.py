@@ -262,8 +262,9 @@ class TranslationData(LightningDataModule):
         self, batch: Pairs, device: torch.device, dataloader_idx: int
     ) -> Pairs:
         """Move a batch, but for `source_lengths`: the host reads them."""
-        moved: Pairs = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return moved._replace(source_lengths=batch.source_lengths)
+        tensors = (batch.source, batch.target, batch.target_lengths)
+        source, target, lengths = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        return batch._replace(source=source, target=target, target_lengths=lengths)
 
     def __str__(self) -> str:
         # Lightning's own asks every batch for an attribute that a named tuple has not.

@@ -137,7 +137,9 @@ class Sampler:
         """
         if self.temperature == 0:
             return log_probabilities.argmax(dim=-1)
-        scores = log_probabilities.float() / self.temperature
+        scores = log_probabilities.float()
+        # The best one's is 0, which no temperature divides into infinity.
+        scores = (scores - scores.amax(dim=-1, keepdim=True)) / self.temperature
         if self.top_k is not None and self.top_k < scores.shape[-1]:
             kept = scores.topk(self.top_k, dim=-1)
             scores = torch.full_like(scores, -torch.inf).scatter(-1, kept.indices, kept.values)

@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         cell: lstm, gru or rnn.
         bidirectional: Read in both directions; C = 2H, else H.
         dropout: On the vectors and between the layers.
-        padding: Id whose vector stays zero.
+        padding: Id whose vector is zero, and gets no gradient from here.
     """
 
     def __init__(
@@ -124,6 +124,8 @@ class Bridge(nn.Module):
         to_size: int,
     ) -> None:
         super().__init__()
+        if kind not in ("tanh", "last", "zero"):
+            raise ValueError(f"expected bridge tanh, last or zero, got {kind!r}")
         if kind == "last" and (from_layers, from_size) != (to_layers, to_size):
             raise ValueError(
                 f"bridge last needs states of one shape, got {from_layers} layers of {from_size} "
@@ -185,7 +187,7 @@ class Decoder(nn.Module):
         inside: Whether the context enters the recurrence; else it comes after.
         input_feeding: Whether o enters the next step, with attention after the recurrence.
         dropout: On the vectors, between the layers and on o.
-        padding: Id whose vector stays zero.
+        padding: Id whose vector is zero, and gets no gradient from here.
 
     Raises:
         ValueError: Options that exclude each other.
@@ -220,6 +222,11 @@ class Decoder(nn.Module):
             self.attention = GeneralAttention(hidden_size, memory_size)
         elif attention == "dot":
             self.attention = DotAttention(hidden_size, memory_size)
+        elif attention != "none":
+            raise ValueError(
+                f"expected attention additive (also Luong's concat), general, dot or none, got "
+                f"{attention!r}"
+            )
         self.inside = inside or attention == "none"
         self.input_feeding = input_feeding
         entering = memory_size if self.inside else embedding_size * input_feeding

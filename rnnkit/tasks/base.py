@@ -53,9 +53,10 @@ class Task(LightningModule):
         self._losses.append((summed.detach(), likelihood.detach(), tokens))
         self._log_training()
         if self.trainer.world_size > 1:
-            # Gradients are averaged over processes: each divides by the mean number of targets.
-            tokens = self.trainer.strategy.reduce(tokens, reduce_op="mean")
-        return summed / tokens
+            # Gradients are averaged over processes: each divides by the mean number of targets. A
+            # copy, for the reduction is in place; no integer, for the mean may be none.
+            tokens = self.trainer.strategy.reduce(tokens.double(), reduce_op="mean")
+        return summed / tokens.to(summed.dtype)
 
     def _log_training(self) -> None:
         """Log the steps since the last time, and stop where one of them has no finite loss.
@@ -85,6 +86,7 @@ class Task(LightningModule):
         if due:
             self.log("train/loss", loss.float())
             self.log("train/ppl", (totals[1] / totals[2]).exp().float(), prog_bar=True)
+        if due or every == 0:
             self._losses.clear()
 
     def on_train_start(self) -> None:

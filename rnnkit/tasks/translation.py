@@ -8,12 +8,11 @@ smoothing (Szegedy et al. 2016) enters the loss and never perplexity.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Adam
 
 from rnnkit.data.subwords import JOINER, tokenize
@@ -114,9 +113,22 @@ class Translation(Task):
         max_length: int = 100,
         optimizer: OptimizerCallable = lambda parameters: Adam(parameters, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
-        lr_scheduler_interval: str = "epoch",
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
+        sizes = {
+            "source_vocabulary_size": source_vocabulary_size,
+            "target_vocabulary_size": target_vocabulary_size,
+            "embedding_size": embedding_size,
+            "encoder_size": encoder_size,
+            "hidden_size": hidden_size,
+            "encoder_layers": encoder_layers,
+            "decoder_layers": decoder_layers,
+            "teacher_forcing_epochs": teacher_forcing_epochs,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"expected {name} of 1 or more, got {size}")
         probabilities = {
             "dropout": dropout,
             "label_smoothing": label_smoothing,
@@ -178,10 +190,28 @@ class Translation(Task):
             state: From `start` or the step before.
 
         Returns:
-            Log-probabilities of the next token (B, V), and the state after this one.
+            Log-probabilities of the next token (B, V), -inf for padding and begin, and the state
+            after this one.
         """
         output, state = self.decoder.step(tokens, state)
-        return torch.log_softmax(self.softmax(output).float(), dim=-1), state
+        logits = self.softmax(output).float()
+        # What only ever stands around a sentence can't be written.
+        logits[:, PADDING] = logits[:, BEGIN] = -torch.inf
+        return torch.log_softmax(logits, dim=-1), state
+
+    def on_train_start(self) -> None:
+        """Refuse what would weigh the loss wrongly.
+
+        Raises:
+            ValueError: Gradients of several batches would be added.
+        """
+        super().on_train_start()
+        batches = self.trainer.accumulate_grad_batches
+        if batches > 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches {batches} would weigh batches and not tokens: "
+                "raise data.batch_tokens instead"
+            )
 
     def forward(self, pairs: Pairs, teacher_forcing: float = 1.0) -> Tensor:
         """Logits (T - 1, B, V) of the target's tokens after the first, given those before.
@@ -218,14 +248,16 @@ class Translation(Task):
         """Loss per real target token of one batch."""
         logits = self(pairs, self._forcing()).flatten(0, 1)
         target = pairs.target[1:].flatten()
-        likelihood = F.cross_entropy(logits, target, ignore_index=PADDING, reduction="sum")
+        # Once, for the loss and for the perplexity: it is the largest tensor of all.
+        log_probabilities = logits.float().log_softmax(-1)
+        real = target != PADDING
+        gold = log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        likelihood = -torch.where(real, gold, 0).sum()
         loss = likelihood
         if self.label_smoothing > 0:
-            loss = F.cross_entropy(
-                logits, target, ignore_index=PADDING, reduction="sum",
-                label_smoothing=self.label_smoothing,
-            )  # fmt: skip
-        return self.loss_per_token(loss, (target != PADDING).sum(), likelihood)
+            spread = -torch.where(real, log_probabilities.mean(-1), 0).sum()
+            loss = (1 - self.label_smoothing) * likelihood + self.label_smoothing * spread
+        return self.loss_per_token(loss, real.sum(), likelihood)
 
     def _forcing(self) -> float:
         """Probability of this epoch to read the reference."""

@@ -1,6 +1,7 @@
 """`rnnkit bench` as a user types it."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,11 @@ def test_a_budget_that_ran_out_has_its_own_status(
         (["--dtypes", "fp8"], "--dtypes: no 'fp8', choose from tf32"),
         (["--modes", "backward"], "--modes: no 'backward', choose from inference"),
         (["--tune", "--device", "cpu"], "--tune is for a GPU"),
+        (["--tune", "--peers", "torch.nn"], "--tune chooses the modes and the peers itself"),
+        (["--dtypes", "tf32", "--device", "cpu"], "tf32 is for GPUs: on a CPU say fp32"),
+        (["--device", "mps"], "--device takes cuda, cuda:N or cpu, got 'mps'"),
+        (["--device", "nonsense"], "--device takes cuda, cuda:N or cpu, got 'nonsense'"),
+        (["--device", "cuda:7"], "--device cuda:7: torch sees"),
         (["--report", "missing.json"], "missing.json"),
         (["--compare", "missing.json", "missing.json"], "missing.json"),
     ],
@@ -105,7 +111,8 @@ def test_results_of_another_machine_are_not_added_to(
     results(record(BASELINE, 1.0)).save(out)
     before = out.read_text()
     assert command.main([*QUICKLY, "--out", str(out)]) == 1
-    assert "was measured on Planted CPU, 2 cores, this is" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "was measured with device Planted CPU, 2 cores, here it is" in said
     assert out.read_text() == before
 
 
@@ -158,6 +165,8 @@ def test_quick_is_six_cases_of_two_cells(
     on_gpu: bool, dtypes: list[str], peers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command.torch.cuda, "is_available", lambda: on_gpu)
+    monkeypatch.setattr(command.torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(command.torch.cuda, "set_device", lambda index: None)
     request = command._request(command._parser().parse_args([]))
     assert tuple(case.name for case in request.cases) == QUICK["cuda" if on_gpu else "cpu"]
     assert (request.cells, request.dtypes, request.modes) == (["lstm", "gru"], dtypes, ["train"])
@@ -185,13 +194,15 @@ def test_tuning_writes_the_table_and_checks_auto(
     def measure_auto(milliseconds: float) -> Callable[..., bool]:
         def run(self: suite.Suite, budget: float = 0.0) -> bool:
             assert [peer.name for peer in self.request.peers] == ["rnnkit auto"]
+            assert [case.name for case in self.request.cases] == ["ptb-small"]
+            assert 0 < budget <= 60
             made = record("rnnkit auto", milliseconds, dtype="bf16", engine="torch")
             self.results.add(made)
             return True
 
         return run
 
-    options = command._parser().parse_args(["--tune", "--device", "cpu"])
+    request = command._request(command._parser().parse_args(["--device", "cpu"]))
     for milliseconds, sentence in (
         (2.0, "auto is nowhere slower"),
         (
@@ -200,8 +211,45 @@ def test_tuning_writes_the_table_and_checks_auto(
         ),
     ):
         monkeypatch.setattr(suite.Suite, "run", measure_auto(milliseconds))
-        command._tune(options, planted, tmp_path / "r.json")
+        path = tmp_path / "r.json"
+        command._tune(request, planted, path, command.Progress(), time.monotonic() + 60)
         said = capsys.readouterr().out
         assert sentence in said
         assert f"written: {tmp_path / 'sm_90.json'}" in said
     assert json.loads((tmp_path / "sm_90.json").read_text())["gpu"] == "a GPU"
+
+
+def test_results_of_another_commit_are_not_added_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "r.json"
+    arguments = [*QUICKLY, "--cases", "ptb-small", "--peers", BASELINE, "--out", str(out)]
+    monkeypatch.setattr(command.report, "render", lambda *given: [])
+    monkeypatch.setattr(command.machine, "commit", lambda: "abc1234")
+    assert command.main(arguments) == 0
+    capsys.readouterr()
+    assert command.main(arguments) == 0
+    assert f"all of this is in {out} already" in capsys.readouterr().out
+    monkeypatch.setattr(command.machine, "commit", lambda: "abc1235")
+    assert command.main(arguments) == 1
+    assert "was measured at commit abc1234, this is abc1235" in capsys.readouterr().err
+
+
+def test_a_lost_device_has_its_own_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(self: suite.Suite, budget: float = 0.0) -> bool:
+        raise suite.DeviceLostError("an illegal memory access")
+
+    monkeypatch.setattr(suite.Suite, "run", lost)
+    assert command.main([*QUICKLY, "--out", str(tmp_path / "r.json")]) == 4
+    assert "the GPU refuses further work: an illegal memory access" in capsys.readouterr().err
+
+
+def test_a_comparison_of_two_machines_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, device in (("old", "cpu"), ("new", "cuda")):
+        results(record(BASELINE, 10.0), device=device).save(tmp_path / f"{name}.json")
+    assert command.main(["--compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 0
+    assert "note: device was Planted CPU, 2 cores, is Planted GPU" in capsys.readouterr().out

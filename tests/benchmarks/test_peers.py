@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.cases import CASES, DTYPES, Case, select
-from benchmarks.parity import Expected, check
+from benchmarks.parity import Expected
 from benchmarks.peers import Peer, peers
 from benchmarks.peers import flashrnn as flash
 from benchmarks.peers import select as select_peers
@@ -25,7 +25,7 @@ def error_of(peer: Peer, case: Case, cell: str, dtype: str = "fp32") -> float:
     work = Work.of(case, cell, dtype, CPU)
     assert peer.absent(work) is None
     with products_in(dtype):
-        return check(peer.prepare(work, "train"), Expected.of(work))
+        return Expected.of(work).error(peer.prepare(work, "train").everything("train"))
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh", "rnn_relu"])

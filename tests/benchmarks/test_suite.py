@@ -234,3 +234,65 @@ def test_a_floor_that_fails_costs_no_measurement(
     assert (record.status, record.floor_seconds) == ("ok", None)
     render(results, tmp_path / "r.json", tmp_path)
     assert "waited in vain" in (tmp_path / "README.md").read_text()
+
+
+def test_every_mode_is_checked_by_itself(tmp_path: Path) -> None:
+    def without_gradients(results: list[Tensor]) -> list[Tensor] | None:
+        return None if torch.is_grad_enabled() else [results[0] * 0, *results[1:]]
+
+    modes = ("inference", "train")
+    results = run(tmp_path / "r.json", [Planted("half", without_gradients)], modes=modes)
+    inference, train = results.records
+    assert (inference.status, inference.seconds) == ("wrong", [])
+    assert train.status == "ok"
+
+
+def test_who_was_absent_is_asked_again(tmp_path: Path) -> None:
+    path, peer = tmp_path / "r.json", Planted("late", reason="it is not installed")
+    assert [r.status for r in run(path, [peer]).records] == ["absent"]
+    peer.reason = None
+    assert [r.status for r in run(path, [peer], results=Results.load(path)).records] == ["ok"]
+
+
+def test_whoever_was_right_when_the_process_ended_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    results = run(path, [Planted("loop")])
+    (record,) = results.records
+    record.status, record.seconds = "running", []
+    assert record.error is not None
+    found = run(path, [Planted("loop")], results=results)
+    assert [(r.status, len(r.seconds) >= 10) for r in found.records] == [("ok", True)]
+
+
+def test_a_lost_device_ends_the_run_and_blames_its_cause_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(self: Any) -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(suite.Clock, "wait", lost)
+    path = tmp_path / "r.json"
+    peers = [Planted("crash", crash), TorchLayers(cudnn=True)]
+    with pytest.raises(suite.DeviceLostError, match="illegal memory access"):
+        run(path, peers)
+    assert [(r.peer, r.status) for r in Results.load(path).records] == [("crash", "failed")]
+    monkeypatch.undo()
+    found = run(path, peers, results=Results.load(path))
+    assert [(r.peer, r.status) for r in found.records] == [("crash", "failed"), ("torch.nn", "ok")]
+
+
+def test_a_time_stays_where_memory_or_the_floor_cant_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: Any) -> None:
+        raise RuntimeError("no counters here")
+
+    monkeypatch.setattr(suite, "peak_bytes", fail)
+    monkeypatch.setattr(suite.floor, "measure", lambda *given: {"gemm": {}})
+    monkeypatch.setattr(suite.floor, "seconds", fail)
+    request = Request((SMALL,), ["lstm"], ["fp32"], ["train"], [Planted("loop")], CPU, 0.0)
+    results = Results({"device": "here"})
+    Suite(request, results, tmp_path / "r.json", lambda done, what: None).run()
+    (record,) = results.records
+    assert (record.status, record.peak_bytes, record.floor_seconds) == ("ok", None, None)
+    assert len(record.seconds) >= 10

@@ -59,10 +59,14 @@ def test_the_table_goes_where_auto_looks_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RNNKIT_DISPATCH_DIR", str(tmp_path))
+    shape = Shape("lstm", "bf16", 300, 12)
+    assert dispatch.lookup(90, shape) is None
     assert tune.write(on_gpu(*measured("odd", torch=2.0, data=1.0))).parent == tmp_path
-    dispatch._read.cache_clear()
-    assert dispatch.table(90) is not None
-    dispatch._read.cache_clear()
+    found = dispatch.lookup(90, shape)
+    assert found is not None
+    assert found[0] == "a GPU"
+    monkeypatch.delenv("RNNKIT_DISPATCH_DIR")
+    assert dispatch.lookup(90, shape) != found
 
 
 def test_a_cpu_has_no_table() -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 import sys
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 from rnnkit.cli import main
 from rnnkit.data.translation import TranslationData
 from rnnkit.tasks import LanguageModel, Translation
+from rnnkit.translate import _one_line
 
 
 class Input:
@@ -74,6 +77,7 @@ def test_every_line_has_its_line(checkpoint, monkeypatch, capsys, batch_size, en
     assert len(lines) == len(LINES)
     assert lines[1] == lines[2] == ""
     assert all(line for i, line in enumerate(lines) if i not in (1, 2))
+    assert "line 4 has no word that the model knows" in said
     assert "line 5 is no UTF-8" in said
     assert "line 6 has 300 tokens, only 200 are translated" in said
     alone = [
@@ -114,8 +118,13 @@ def test_attention_is_drawn_for_the_first_line(checkpoint, monkeypatch, capsys, 
     arguments = ["--ckpt", checkpoint, "--attention", str(picture)]
     assert translate(monkeypatch, capsys, b"may 3, 1983\n", *arguments)[0] == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
-    status, _, said = translate(monkeypatch, capsys, b"\nmay 3\n", *arguments)
-    assert (status, said) == (1, "rnnkit translate: nothing to draw: the first line has no token\n")
+    picture.unlink()
+    status, lines, said = translate(monkeypatch, capsys, b"\nmay 3\n\n", *arguments)
+    assert (status, len(lines), said) == (0, 3, "")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    status, lines, said = translate(monkeypatch, capsys, b"\n\n", *arguments)
+    assert (status, len(lines)) == (0, 2)
+    assert "no line has text, nothing was drawn" in said
 
 
 @pytest.mark.parametrize(
@@ -125,6 +134,7 @@ def test_attention_is_drawn_for_the_first_line(checkpoint, monkeypatch, capsys, 
         (["--batch-size", "0"], "expected batch_size of 1 or more, got 0"),
         (["--length-penalty", "-1"], "expected a length_penalty of 0 or more, got -1.0"),
         (["--n-best", "0"], "expected n_best of 1 or more, got 0"),
+        (["--attention", "a.xyz"], "--attention: a picture ends in .png, .pdf, .svg, got a.xyz"),
     ],
 )
 def test_an_argument_out_of_range_is_one_sentence(
@@ -145,3 +155,66 @@ def test_a_checkpoint_of_another_task_is_refused(tmp_path, monkeypatch, capsys):
     status, _, said = translate(monkeypatch, capsys, b"", "--ckpt", str(tmp_path / "none.ckpt"))
     assert status == 1
     assert "none.ckpt" in said
+
+
+def test_many_notes_are_counted(checkpoint, monkeypatch, capsys):
+    status, lines, said = translate(monkeypatch, capsys, b"\xff may\n" * 20, "--ckpt", checkpoint)
+    assert (status, len(lines)) == (0, 20)
+    assert said.count("is no UTF-8") == 5
+    assert said.endswith("rnnkit translate: 15 more notes\n")
+
+
+def test_one_line_at_a_time_answers_before_the_next_is_read(checkpoint):
+    command = [sys.executable, "-m", "rnnkit.cli", "translate", "--ckpt", checkpoint]
+    process = subprocess.Popen(
+        [*command, "--batch-size", "1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        for line in (b"may 3, 1983\n", b"may 4, 1984\n"):
+            process.stdin.write(line)
+            process.stdin.flush()
+            assert process.stdout.readline().strip()
+        process.stdin.close()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+
+
+def test_output_is_utf8_whatever_the_locale_and_head_is_no_error(checkpoint, tmp_path):
+    command = f"{sys.executable} -m rnnkit.cli translate --ckpt {checkpoint} --n-best 1"
+    text = tmp_path / "in.txt"
+    text.write_text("may 3, 1983\n" * 3000)
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command} < {text} | head -1"],
+        capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.stderr == b""
+    assert done.returncode in (0, 128 + 13)
+    assert json.loads(done.stdout)["line"] == 1
+
+
+def test_a_blank_line_stays_blank_with_byte_pairs_too(tmp_path, monkeypatch, capsys):
+    data = TranslationData("dates", level="bpe", bpe_size=300, batch_tokens=1000)
+    arguments = {
+        "source_vocabulary_size": data.source_vocabulary_size,
+        "target_vocabulary_size": data.target_vocabulary_size,
+        "embedding_size": 8, "encoder_size": 8, "hidden_size": 8, "max_length": 12,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    path = tmp_path / "m.ckpt"
+    torch.save(
+        {
+            "state_dict": Translation(**arguments).state_dict(),
+            "hyper_parameters": arguments,
+            "TranslationData": data.state_dict(),
+        },
+        path,
+    )
+    text = b"may 3\n   \n\t\n\n"
+    status, lines, _ = translate(monkeypatch, capsys, text, "--ckpt", str(path))
+    assert status == 0
+    assert lines[1:] == ["", "", ""]
+
+
+def test_line_separators_in_a_translation_become_blanks():
+    assert _one_line("a\rb\u2028c\x85d") == "a b c d"

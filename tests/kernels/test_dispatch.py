@@ -27,18 +27,23 @@ def entry(shape: Shape = AT, **times: float) -> Entry:
     return Entry(shape, 128, dict(times or FAST), dict(times or FAST))
 
 
+def clear() -> None:
+    dispatch._read.cache_clear()
+    dispatch._lookup.cache_clear()
+
+
 @pytest.fixture
 def gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Tensors that say they are on an H200, and the folder of its tables."""
     monkeypatch.setenv("RNNKIT_DISPATCH_DIR", str(tmp_path))
     monkeypatch.setattr(backend.Device, "of", lambda device: plan.H200)
-    dispatch._read.cache_clear()
+    clear()
     with FakeTensorMode():
         yield tmp_path
-    dispatch._read.cache_clear()
+    clear()
 
 
-def decide(hidden: int = 512, batch: int = 32, **options: Any) -> backend.Decision:
+def decide(hidden: int = 512, batch: int = 32, steps: int = 32, **options: Any) -> backend.Decision:
     """What a layer in bfloat16 on the GPU would run."""
     cell = options.pop("cell", "lstm")
     gates = {"lstm": 4, "gru_reset_before": 3}[cell]
@@ -51,7 +56,7 @@ def decide(hidden: int = 512, batch: int = 32, **options: Any) -> backend.Decisi
     weights = [weight.requires_grad_(requires_grad) for weight in weights]
     lengths = options.pop("lengths", None)
     wanted = options.pop("backend", "auto")
-    return choose(cell, tensor(4, batch, 8), weights, False, lengths, wanted, **options)
+    return choose(cell, tensor(steps, batch, 8), weights, False, lengths, wanted, **options)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +147,6 @@ def test_an_engine_without_a_plan_here_makes_room_for_the_next(gpu: Path) -> Non
     assert decide(hidden=1600).engine == "data"
     assert decide(hidden=1700).engine == "launch"
     table(entry(shape, torch=1e-3, data=5e-4, launch=2e-3)).save(gpu / "sm_90.json")
-    dispatch._read.cache_clear()
     assert decide(hidden=1700).engine == "torch"
 
 
@@ -188,5 +192,13 @@ def test_the_users_folder_comes_before_the_shipped_tables(
     table(entry(torch=1e-3, counter=1e-4)).save(shipped / "sm_90.json")
     assert decide().engine == "counter"
     table(entry()).save(gpu / "sm_90.json")
-    dispatch._read.cache_clear()
     assert decide().engine == "data"
+
+
+def test_short_calls_are_left_to_torch(gpu: Path) -> None:
+    """The entry has 128 steps."""
+    table(entry()).save(gpu / "sm_90.json")
+    assert decide(steps=16).engine == "data"
+    assert decide(steps=15).engine == "torch"
+    lengths = torch.empty(32, device="cuda", dtype=torch.int64)
+    assert decide(steps=15, lengths=lengths).engine == "data"

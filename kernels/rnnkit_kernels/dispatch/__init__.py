@@ -22,6 +22,9 @@ SHIPPED = Path(__file__).parent
 FARTHEST = 1.5
 # A kernel has to be this much faster than torch's own, or what is known to work stays.
 MARGIN = 1.03
+# What a kernel spends once a call weighs more in a call of fewer steps than an eighth of those
+# that were measured: torch's own runs.
+FEWEST_STEPS = 1 / 8
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,8 @@ class Table:
         """Write the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        _read.cache_clear()
+        _lookup.cache_clear()
 
     @classmethod
     def load(cls, path: Path) -> Table:
@@ -123,13 +128,25 @@ def dtype_name(dtype: torch.dtype, precision: str) -> str:
     return {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, str(dtype))
 
 
-def table(capability: int) -> Table | None:
-    """The table of an architecture, by compute capability times ten; None where none was measured.
+def lookup(capability: int, shape: Shape) -> tuple[str, Entry] | None:
+    """The GPU's name and the nearest entry to a shape; None where nothing near was measured.
+
+    Args:
+        capability: compute capability times ten.
+        shape: of the call.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: the architecture's file is damaged.
     """
-    return _read(capability, os.environ.get("RNNKIT_DISPATCH_DIR"))
+    return _lookup(capability, os.environ.get("RNNKIT_DISPATCH_DIR"), shape)
+
+
+@lru_cache(4096)
+def _lookup(capability: int, folder: str | None, shape: Shape) -> tuple[str, Entry] | None:
+    # A table has a thousand entries, and a layer asks at every call.
+    table = _read(capability, folder)
+    entry = None if table is None else table.nearest(shape)
+    return None if table is None or entry is None else (table.gpu, entry)
 
 
 @lru_cache
