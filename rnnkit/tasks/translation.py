@@ -299,7 +299,8 @@ class Translation(Task):
         }
         for name, metric in scores.items():
             self._log(name, metric)
-            self.print(f"{name}: {metric.signature}")
+            if self.trainer.is_global_zero:
+                print(f"{name}: {metric.signature}")
 
     def _written(self, pairs: Pairs, greedy: bool) -> tuple[list[Hypothesis], list[str]]:
         """What the model writes for a batch, and as text."""
