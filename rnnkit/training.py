@@ -55,7 +55,13 @@ class TrainingCLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def before_instantiate_classes(self) -> None:
-        """Set what holds for the whole process."""
+        """Set what holds for the whole process.
+
+        Raises:
+            ValueError: A model is to be scored that nobody has trained.
+        """
+        if self.subcommand != "fit" and self.config[self.subcommand].get("ckpt_path") is None:
+            raise ValueError("--ckpt_path is missing: this would score an untrained model")
         torch.set_float32_matmul_precision(self.config[self.subcommand]["float32_matmul_precision"])
 
     def _parse_ckpt_path(self) -> None:

@@ -87,3 +87,11 @@ def test_the_precision_of_products_is_set(corpus, tmp_path, monkeypatch):
     assert main([*common, "--float32_matmul_precision", "medium"]) == 0
     assert seen == ["highest", "medium"]
     assert main([*common, "--float32_matmul_precision", "low"]) == 1
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_untrained_model_is_not_scored(command, corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = ROOT / "configs/lm/ptb_zaremba_small.yaml"
+    assert main([command, "-c", str(path), "--data.init_args.corpus", corpus]) == 1
+    assert "--ckpt_path is missing: this would score an untrained model" in capsys.readouterr().err
