@@ -18,13 +18,18 @@ def listed_packages() -> set[str]:
 
 
 def test_every_package_folder_is_installed() -> None:
-    places = [(ROOT, "rnnkit"), (ROOT / "kernels", "rnnkit_kernels")]
-    found = {
-        ".".join(file.parent.relative_to(base).parts)
-        for base, name in places
-        for file in (base / name).rglob("__init__.py")
+    # Folder of each package, and the name that it is installed by.
+    places = {
+        ROOT / "rnnkit": "rnnkit",
+        ROOT / "kernels" / "rnnkit_kernels": "rnnkit_kernels",
+        ROOT / "benchmarks": "rnnkit_benchmarks",
     }
-    assert listed_packages() == found | {"rnnkit_benchmarks"}
+    found = {
+        ".".join([name, *file.parent.relative_to(folder).parts])
+        for folder, name in places.items()
+        for file in folder.rglob("__init__.py")
+    }
+    assert listed_packages() == found
 
 
 def test_kernels_never_import_the_toolkit() -> None:
