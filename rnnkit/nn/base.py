@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from rnnkit.nn.options import (
 from rnnkit_kernels.functional import BACKENDS, Backend, Extras, recurrent
 
 
-class Recurrent(nn.Module):
+class Recurrent(nn.Module, ABC):
     """What the three layers share; the subclasses name a cell and document their equations."""
 
     input_size: int
@@ -138,9 +139,9 @@ class Recurrent(nn.Module):
         return self.proj_size or self.hidden_size
 
     @property
+    @abstractmethod
     def _cell(self) -> str:
         """The key of `rnnkit_kernels.cells.CELLS`."""
-        raise NotImplementedError
 
     @property
     def _extras(self) -> Extras:
@@ -149,9 +150,9 @@ class Recurrent(nn.Module):
         return Extras(shares if any(shares) else (), self.layer_norm, self.recompute)
 
     @property
+    @abstractmethod
     def _gates(self) -> int:
         """G, rows of weight_hh in units of the hidden size."""
-        raise NotImplementedError
 
     @property
     def _peepholes(self) -> int:
