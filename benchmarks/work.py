@@ -148,6 +148,22 @@ class Prepared:
         return found
 
 
+def layer_of(kind: type[Any], work: Work, **options: Any) -> Any:
+    """A layer with torch.nn's constructor and parameters, in the work's shape, with its weights."""
+    case = work.case
+    layer = kind(
+        case.features,
+        case.hidden,
+        case.layers,
+        bidirectional=case.directions == 2,
+        device=work.device,
+        dtype=work.x.dtype,
+        **options,
+    )
+    layer.load_state_dict(work.weights)
+    return layer
+
+
 def leaves_of(layer: nn.Module, work: Work) -> list[Tensor]:
     """Input and states as leaves of a graph, and the parameters of a layer named as torch's."""
     inputs = [tensor.detach().clone().requires_grad_() for tensor in (work.x, *work.states)]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import rnnkit
 
-from ..work import Prepared, Work, leaves_of
+from ..work import Prepared, Work, layer_of, leaves_of
 
 LAYERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "lstm": (rnnkit.LSTM, {}),
@@ -34,7 +34,7 @@ class Layers:
     def absent(self, work: Work) -> str | None:
         """Why the engine can't run the work."""
         try:
-            rnnkit.explain(self._layer(work, empty=True), work.x)
+            rnnkit.explain(self._layer(work), work.x)
         except RuntimeError as error:
             return str(error)
         return None
@@ -54,22 +54,9 @@ class Layers:
             decision = rnnkit.explain(layer, x, lengths=work.lengths).decision
         return Prepared(run, leaves, work.arriving, decision.engine)
 
-    def _layer(self, work: Work, empty: bool = False) -> Any:
-        case = work.case
+    def _layer(self, work: Work) -> Any:
         kind, options = LAYERS[work.cell]
-        layer = kind(
-            case.features,
-            case.hidden,
-            case.layers,
-            bidirectional=case.directions == 2,
-            device=work.device,
-            dtype=work.x.dtype,
-            backend=self.backend,
-            **options,
-        )
-        if not empty:
-            layer.load_state_dict(work.weights)
-        return layer
+        return layer_of(kind, work, backend=self.backend, **options)
 
 
 # The modes of the kernels, and the loop in PyTorch with the handwritten backward.

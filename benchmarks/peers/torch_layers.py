@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..cases import Case
 from ..results import BASELINE
-from ..work import Prepared, Work, leaves_of
+from ..work import Prepared, Work, layer_of, leaves_of
 
 LAYERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "lstm": (nn.LSTM, {}),
@@ -20,23 +20,6 @@ LAYERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     "rnn_relu": (nn.RNN, {"nonlinearity": "relu"}),
 }
 WITHOUT_CUDNN = f"{BASELINE} without cuDNN"
-
-
-def layer_of(work: Work) -> nn.RNNBase:
-    """torch.nn's layer with the weights of the work."""
-    case = work.case
-    kind, options = LAYERS[work.cell]
-    layer = kind(
-        case.features,
-        case.hidden,
-        case.layers,
-        bidirectional=case.directions == 2,
-        device=work.device,
-        dtype=work.x.dtype,
-        **options,
-    )
-    layer.load_state_dict(work.weights)
-    return layer  # type: ignore[no-any-return]
 
 
 def cudnn_algorithm(case: Case, cell: str, dtype: torch.dtype, capability: int) -> str:
@@ -89,7 +72,8 @@ class TorchLayers:
 
     def prepare(self, work: Work, mode: str) -> Prepared:
         """The layer as a user calls it, packing and unpacking in the clock."""
-        layer = layer_of(work).train(mode != "inference")
+        kind, options = LAYERS[work.cell]
+        layer = layer_of(kind, work, **options).train(mode != "inference")
         leaves = leaves_of(layer, work)
         x, states = leaves[0], leaves[1 : 1 + len(work.states)]
         start: Any = tuple(states) if len(states) > 1 else states[0]
