@@ -9,6 +9,9 @@ there. As torch's dense layers on a CPU, this can't be differentiated twice.
 
 c_n is then that of the last step of all, h_n the output of the last real one. For the direction
 that runs backwards in time every sequence is turned round, and its output turned back.
+
+Sequences of which some are less than half as long as others run in groups, the longest first: of no
+group is more than half padding.
 """
 
 from collections.abc import Sequence
@@ -21,14 +24,15 @@ from torch.nn.functional import pad
 
 # Far beyond any sum of gates, and far from overflow.
 PUSH = 1e4
-# With 1.6 rows for each real one this took 0.43 to 0.62 of the time of packing (the tagger, the
-# translation encoder and the characters of benchmarks/cases.py): more padding leaves no gain.
-MOST_ROWS = 2.0
+# A group ends before the first sequence that is shorter than this share of its longest. On the words
+# of CoNLL-2003 (25 features and units, 130 to 830 words of 1 to 15 characters) groups took 0.9 of the
+# time of packing with one half or two thirds, and without groups padding took as long as packing.
+SHORTEST = 0.5
 _VF: Any = torch._VF
 
 
 def suits(input: Tensor, lengths: Tensor) -> bool:
-    """Whether this is the faster way: on a CPU with oneDNN, in float32, without much padding.
+    """Whether this is the faster way: on a CPU with oneDNN, in float32.
 
     Args:
         input: (T, B, D).
@@ -39,8 +43,7 @@ def suits(input: Tensor, lengths: Tensor) -> bool:
     mkldnn: Any = torch.backends.mkldnn
     if not (mkldnn.is_available() and mkldnn.enabled) or torch.is_autocast_enabled("cpu"):
         return False
-    rows, real = int(lengths.max()) * input.shape[1], int(lengths.sum())
-    return 0 < rows <= MOST_ROWS * real
+    return bool(lengths.any())
 
 
 def padded_lstm(
@@ -55,6 +58,48 @@ def padded_lstm(
     lengths: Tensor,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """A stack of layers; arguments and results are those of `functional.lstm` with `lengths`."""
+    order, sizes = _groups(lengths)
+    options = (weights, has_biases, num_layers, dropout, training, bidirectional)
+    if len(sizes) == 1:
+        return _group(input, hx, *options, lengths)
+    found = []
+    for rows in order.split(sizes):
+        own = tuple(state.index_select(1, rows) for state in hx)
+        longest = int(lengths[rows[0]])
+        output, states = _group(input[:longest].index_select(1, rows), own, *options, lengths[rows])
+        found.append((pad(output, (0, 0, 0, 0, 0, len(input) - longest)), *states))
+    back = torch.argsort(order)
+    output, h_n, c_n = (
+        torch.cat(part, 1).index_select(1, back) for part in zip(*found, strict=True)
+    )
+    return output, (h_n, c_n)
+
+
+def _groups(lengths: Tensor) -> tuple[Tensor, list[int]]:
+    """Sequences in falling order of their lengths, and the sizes of the groups in that order."""
+    falling, order = lengths.sort(descending=True, stable=True)
+    sizes: list[int] = []
+    longest = 0
+    for length in falling.tolist():
+        if not sizes or 0 < length < SHORTEST * longest:
+            sizes.append(0)
+            longest = length
+        sizes[-1] += 1
+    return order, sizes
+
+
+def _group(
+    input: Tensor,
+    hx: tuple[Tensor, ...],
+    weights: Sequence[Tensor],
+    has_biases: bool,
+    num_layers: int,
+    dropout: float,
+    training: bool,
+    bidirectional: bool,
+    lengths: Tensor,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The stack over sequences that are padded to the longest of them."""
     steps, longest = input.shape[0], int(lengths.max())
     step = torch.arange(longest).unsqueeze(1)
     inside = (step < lengths).unsqueeze(-1)  # (T, B, 1)

@@ -11,7 +11,13 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from rnnkit_kernels import functional, padded_lstm
 
 STEPS, BATCH, FEATURES, HIDDEN = 9, 5, 3, 4
-LENGTHS = [[7, 3, 5, 7, 4], [9, 0, 9, 9, 9], [1, 1, 1, 1, 1]]
+LENGTHS = [
+    [7, 4, 5, 7, 4],  # one group
+    [9, 0, 9, 9, 9],
+    [1, 1, 1, 1, 1],
+    [2, 9, 0, 4, 8],  # three groups
+    [9, 1, 1, 1, 1],
+]
 
 
 def setup(dtype: torch.dtype = torch.float32, **options: Any) -> tuple[nn.LSTM, Tensor, Any]:
@@ -128,22 +134,23 @@ def test_a_cell_state_passes_the_padding_unchanged_whatever_the_weights() -> Non
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "dtype", "padded"),
-    [
-        ([9, 9, 1, 1, 3], torch.float32, True),  # 45 rows, 23 of them real
-        ([9, 1, 1, 1, 1], torch.float32, False),  # 45 rows, 13 of them real
-        ([9, 9, 9, 9, 9], torch.float64, False),
-    ],
-)
-def test_much_padding_and_float64_are_packed(
-    lengths: list[int], dtype: torch.dtype, padded: bool, calls: list[int]
-) -> None:
-    layer, x, state = setup(dtype)
-    found = run(layer, x, state, lengths)
-    assert bool(calls) == padded
-    for a, b in zip(found, one_by_one(layer, x, state, lengths), strict=True):
+def test_sequences_of_less_than_half_the_length_are_groups_of_their_own() -> None:
+    order, sizes = padded_lstm._groups(torch.tensor([4, 9, 0, 5, 2, 1, 8]))
+    assert order.tolist() == [1, 6, 3, 0, 4, 5, 2]
+    assert sizes == [3, 2, 2]  # 9, 8, 5; 4, 2; 1 and what has no step
+    assert padded_lstm._groups(torch.tensor([5, 9, 9]))[1] == [3]
+
+
+def test_float64_and_no_steps_at_all_are_packed(calls: list[int]) -> None:
+    layer, x, state = setup(torch.float64)
+    found = run(layer, x, state, LENGTHS[3])
+    for a, b in zip(found, one_by_one(layer, x, state, LENGTHS[3]), strict=True):
         torch.testing.assert_close(a, b)
+    layer, x, state = setup()
+    output, *last = run(layer, x, state, [0] * BATCH)
+    assert output.abs().sum() == 0
+    assert all(torch.equal(a, b) for a, b in zip(last, state, strict=True))
+    assert calls == []
 
 
 def test_without_onednn_and_under_autocast_sequences_are_packed(calls: list[int]) -> None:
