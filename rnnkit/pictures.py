@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 
@@ -47,6 +48,66 @@ def draw_attention(
     figure.colorbar(image, ax=axes, label="weight", shrink=0.8)
     with atomic_write(path) as beside:
         figure.savefig(beside)
+
+
+def draw_confusion(types: Sequence[str], counts: Tensor, path: str | os.PathLike[str]) -> None:
+    """Draw which types entities have in the text, by row, and in the prediction, by column.
+
+    A cell's colour is its share of its row, so a rare type is as easy to judge as a frequent one;
+    its number is the count. What `EntityF1.confusion` returns is drawn as it is.
+
+    Args:
+        types: K types, then O for no entity, which a line sets apart.
+        counts: int64 (K + 1, K + 1).
+        path: The picture; it is replaced when the new one is complete.
+
+    Raises:
+        ValueError: The shape does not belong to the types.
+    """
+    from matplotlib.figure import Figure  # slow to import, and not needed by every run
+
+    size = len(types)
+    if counts.shape != (size, size):
+        raise ValueError(
+            f"expected counts of shape {(size, size)} for {size} types, O among them, got "
+            f"{tuple(counts.shape)}"
+        )
+    shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
+    texts = [[f"{count:,}" if count else "" for count in row] for row in counts.tolist()]
+    longest = max(len(text) for row in texts for text in row)
+    names = [_plain(type_) for type_ in types]
+    margin = 0.09 * max(map(len, names))  # inches, at the size of the tick labels
+    cell = max(0.5, 0.1 + 0.09 * longest)
+    figure = Figure(
+        figsize=(2.4 + margin + cell * size, 1.4 + margin + cell * size),
+        dpi=130,
+        layout="constrained",
+    )
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    for row, column in itertools.product(range(size), repeat=2):
+        colour = "white" if shares[row][column] > 0.55 else "0.15"  # where Blues turns dark
+        axes.text(column, row, texts[row][column], ha="center", va="center", color=colour,
+                  fontsize=10)  # fmt: skip
+    axes.set_xticks(range(size), names)
+    if margin > cell:
+        axes.tick_params("x", labelrotation=60)
+        for label in axes.get_xticklabels():
+            label.set(ha="left", rotation_mode="anchor")
+    axes.set_yticks(range(size), names)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.set_xlabel("predicted", fontsize=11, labelpad=8)
+    axes.set_ylabel("in the text", fontsize=11, labelpad=8)
+    axes.set_xticks([i + 0.5 for i in range(size - 1)], minor=True)
+    axes.set_yticks([i + 0.5 for i in range(size - 1)], minor=True)
+    axes.grid(which="minor", color="0.9", linewidth=0.6)
+    axes.axhline(size - 1.5, color="0.4", linewidth=1.2)
+    axes.axvline(size - 1.5, color="0.4", linewidth=1.2)
+    axes.tick_params(which="both", length=0)
+    figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8, aspect=30)
+    with atomic_write(path) as beside:
+        figure.savefig(beside, bbox_inches="tight", pad_inches=0.15)
 
 
 def _plain(token: str) -> str:
