@@ -2,7 +2,7 @@
 
 A language model: `LanguageModel` under Lightning as `rnnkit fit` runs it, with its callbacks, CSV
 and progress bar, against the loop of tests/tasks/plain_language_model.py, from the same parameters
-on the same windows in the same order. A tagger's encoder: see `encoder.py`.
+on the same windows in the same order. A tagger: see `tagger.py`; decoding: see `decoding.py`.
 
 The two sides take turns, some steps each, so that a machine that is busy for a while is so for
 both. Parity comes before speed: their losses have to agree. Sharing a process, they also share its
@@ -202,10 +202,10 @@ def main(argv: list[str]) -> int:
     add = parser.add_argument
     add(
         "what",
-        choices=[*CONFIGS, "encoder", "decoding"],
-        help="Zaremba's small or medium language model, the encoder of a tagger, or decoding",
+        choices=[*CONFIGS, "tagger", "decoding"],
+        help="Zaremba's small or medium language model, a tagger, or decoding",
     )
-    add("--corpus", default="python-docs", help="ptb, python-docs or a path (default: python-docs)")
+    add("--corpus", help="name or path (default: python-docs, for a tagger announcements)")
     add("--steps", type=int, default=50, help="steps of one turn (default: 50)")
     add("--repeats", type=int, default=4, help="turns of each side (default: 4)")
     add("--out", type=Path, help="where the figures go (default: runs/end_to_end_WHAT.json)")
@@ -215,16 +215,16 @@ def main(argv: list[str]) -> int:
         return int(end.code or 0)
     what, steps, repeats = arguments.what, arguments.steps, arguments.repeats
     try:
-        if what == "encoder":
-            from .encoder import encoder  # which imports this file
+        if what == "tagger":
+            from .tagger import tagger  # which imports this file
 
-            figures = encoder(steps, repeats)
+            figures = tagger(arguments.corpus or "announcements", steps, repeats)
         elif what == "decoding":
             from .decoding import decoding
 
             figures = decoding(steps, repeats)
         else:
-            figures = language_model(what, arguments.corpus, steps, repeats)
+            figures = language_model(what, arguments.corpus or "python-docs", steps, repeats)
     except ValueError as error:
         print(f"rnnkit bench end-to-end: {error}", file=sys.stderr)
         return 1
@@ -233,7 +233,7 @@ def main(argv: list[str]) -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(figures, indent=2) + "\n")
     unit = "tokens/s" if what in CONFIGS else "sentences/s"
-    for part in figures["parts"] if what == "decoding" else [figures]:
+    for part in figures.get("parts", [figures]):
         if part is not figures:
             print(part["what"])
         for pair in [*part["pairs"], part["median"]]:
@@ -241,8 +241,8 @@ def main(argv: list[str]) -> int:
                 f"rnnkit {pair['rnnkit']:8,.0f} {unit}   plain {pair['plain']:8,.0f} {unit}   "
                 f"ratio {pair['ratio']:.3f}{'   median' if pair is part['median'] else ''}"
             )
-    if "mean_loss" in figures:
-        losses = figures["mean_loss"]
-        print(f"mean loss {losses['rnnkit']:.6f} and {losses['plain']:.6f}")
+        if "mean_loss" in part:
+            losses = part["mean_loss"]
+            print(f"mean loss {losses['rnnkit']:.6f} and {losses['plain']:.6f}")
     print(f"figures in {out}")
     return 0
