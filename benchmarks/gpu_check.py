@@ -103,6 +103,40 @@ def parity(cell: str, mode: str, precision: str, hidden: int, compile_only: bool
                 layers.assert_as_exact_as_a_plain_loop(layer, mode, dtype)
 
 
+def crf(compile_only: bool = False) -> None:
+    """The CRF's results and gradients against float64, and that they repeat bitwise."""
+    import torch
+
+    from tests.kernels import test_crf
+
+    for tags, dtype in ((9, torch.float32), (33, torch.bfloat16), (64, torch.float16)):
+        problem = test_crf.random_problem(tags, dtype).to(DEVICE)
+        first = problem.run("triton")
+        if not compile_only:
+            test_crf.assert_as_exact_as_a_plain_loop(problem, "triton")
+            for a, b in zip(first, problem.run("triton"), strict=True):
+                assert torch.equal(a, b), f"{tags} tags: two runs differ"
+
+
+def linear_cross_entropy(precision: str, compile_only: bool = False) -> None:
+    """Losses and gradients of a vocabulary against float64, and that they repeat bitwise."""
+    import torch
+
+    from tests.kernels import test_gpu, test_linear_cross_entropy
+
+    with test_gpu.computed_in("fp32"), test_gpu.computed_in(precision) as dtype:
+        # More than one band of gradients, and more than one stretch of the vocabulary.
+        for shape in ((70, 24, 300), (700, 200, 33278)):
+            inputs = test_linear_cross_entropy.random_inputs(*shape, dtype=dtype)
+            inputs = [tensor.to(DEVICE) for tensor in inputs]
+            first = test_linear_cross_entropy.results(inputs, "none", "triton")
+            if not compile_only:
+                test_linear_cross_entropy.assert_as_exact_as_plain(inputs, "none", "triton")
+                again = test_linear_cross_entropy.results(inputs, "none", "triton")
+                for a, b in zip(first, again, strict=True):
+                    assert torch.equal(a, b), f"{shape}: two runs differ"
+
+
 def compile_quick(name: str, cell: str, dtype: str) -> None:
     """Two steps of one of the quick benchmarks, by every peer that is ours."""
     import torch
@@ -192,7 +226,13 @@ def all_checks(folder: Path, deadline: float) -> list[Check]:
     needs = tuple(check.name for check in exchanges)
     quick = replace(quick, needs=needs, limit=math.inf, unless_hung=("exchange", "parity"))
     rest = [check for check in parities if check not in first]
-    return [*compiles, *exchanges, *first, quick, *rest]
+    chain = after_compiling(Check("crf", "crf", f"{here}crf", limit=TO_COMPILE))
+    losses = [
+        after_compiling(Check(f"{name} {precision}", name, f"{here}{name}", (precision,), (), 60))
+        for name in ("linear_cross_entropy",)
+        for precision in ("bf16", "tf32", "fp16", "fp32")
+    ]
+    return [*compiles, *exchanges, *first, quick, *rest, chain, *losses]
 
 
 def _measured(arguments: tuple[Any, ...]) -> bool:

@@ -65,6 +65,9 @@ STEPPING, RESIDENT, TILES = (f"recurrence/{name}.py" for name in ("stepping", "r
 EXCHANGE, LAYOUT = (f"recurrence/{name}.py" for name in ("exchange", "layout"))
 PRODUCTS, FORWARD, BACKWARD = (f"recurrence/{n}.py" for n in ("products", "forward", "backward"))
 
+CRF_LOOPS, CRF_KERNELS = "crf_loops.py", "crf_kernels.py"
+WORDS, WORD_TILES = "linear_cross_entropy.py", "vocabulary_tiles.py"
+
 LATE = ("meeting::a_late_program_is_waited_for[lstm-counter-0-18]",)
 LATE_DATA = ("meeting::a_late_program_is_waited_for[lstm-data-1-3]",)
 LATE_STAGE = ("meeting::a_late_program_is_waited_for[gru_reset_before-counter-1-3]",)
@@ -79,6 +82,21 @@ BY_COUNTER = ("meeting::compiled_programs_keep_the_rules[counter-2]",)
 BY_DATA = ("meeting::compiled_programs_keep_the_rules[data-1]",)
 NO_VALUE = ("meeting::no_value_stops_a_step[lstm-data]",)
 INFINITY = ("recurrence::infinity_of_one_unit_stays_infinity[resident]",)
+
+CRF = ("crf::the_kernels_are_as_exact_as_a_plain_loop[9-dtype0]",)
+CRF_MEMORY = ("crf::memory_is_written_whole",)
+CRF_FORBIDDEN = ("crf::what_is_forbidden_gets_zeros_and_no_nan[triton]",)
+CRF_FORBIDDEN_TORCH = ("crf::what_is_forbidden_gets_zeros_and_no_nan[torch]",)
+CRF_SCALED = ("crf::the_scaled_loop_runs_only_where_no_term_can_vanish",)
+CRF_TORCH = ("crf::the_sum_is_that_over_all_paths[1.0-torch]",)
+
+BY_ROWS = ("linear_cross_entropy::by_rows_equals_pytorchs_own[dtype1-none-True]",)
+BY_ROWS_SUMMED = ("linear_cross_entropy::by_rows_equals_pytorchs_own[dtype1-sum-True]",)
+HALF_ROWS = ("linear_cross_entropy::small_gradients_of_float16_survive_a_scaled_loss",)
+IGNORED_ROWS = ("linear_cross_entropy::what_ignored_rows_hold_changes_nothing[sum-torch]",)
+OF_TILES = ("linear_cross_entropy::the_kernels_equal_pytorchs_own[dtype0-none-True]",)
+TILE_EDGES = ("linear_cross_entropy::the_kernels_at_the_edges_of_tiles[shape4]",)
+FORBIDDEN_WORDS = ("linear_cross_entropy::large_logits_and_forbidden_words[triton]",)
 
 
 def matches(cell: str, storage: str, mode: str, reverse: bool = False) -> tuple[str, ...]:
@@ -319,6 +337,65 @@ MUTATIONS = [Mutation(*entry) for entry in (
      "(gradient * (1 - after[0] * after[0]),)", "(gradient * (1 - before[0] * before[0]),)"),
     ("rnn_relu lets gradients through where it is off", "cells/elman.py", derived("rnn_relu"),
      "(gradient * (after[0] > 0),)", "(gradient * (after[0] >= 0),)"),
+    # The CRF.
+    ("crf: a sentence ends a step early", CRF_KERNELS, CRF,
+     "for _ in range(1, length):", "for _ in range(1, length - 1):", (1, 2)),
+    ("crf: backward a sentence ends a step early", CRF_KERNELS, CRF,
+     "for _ in range(1, length):", "for _ in range(2, length):", (2, 2)),
+    ("crf: backward leaves emissions out of alpha", CRF_KERNELS, CRF,
+     "alpha += tl.load(emissions + row + tag, mask=real, other=0.0).to(tl.float32)",
+     "alpha += 0.0"),
+    ("crf: of the pairs of tags only the first stay", CRF_KERNELS, CRF,
+     "pairs += pair", "pairs = pair"),
+    ("crf: shares of pairs go to the later tag", CRF_KERNELS, CRF,
+     "share = tl.sum(pair, 1)", "share = tl.sum(pair, 0)"),
+    ("crf: the gradient one step past a sentence is not written", CRF_KERNELS, CRF_MEMORY,
+     "for _ in range(length, steps):", "for _ in range(length + 1, steps):"),
+    ("crf: a tag that nothing reaches divides by zero", CRF_KERNELS, CRF_FORBIDDEN,
+     'finite(total, float("inf"))[None, :]', "total[None, :]"),
+    ("crf: a largest score of minus infinity is subtracted", CRF_KERNELS, CRF_FORBIDDEN,
+     "largest = finite(tl.max(scores, 0), 0.0)", "largest = tl.max(scores, 0)"),
+    ("crf: no path at all divides by zero", CRF_KERNELS, CRF_FORBIDDEN,
+     "tl.where(terms == 0, 1.0, terms)", "terms"),
+    ("crf: scaled probabilities vanish", CRF_LOOPS, CRF_SCALED,
+     "torch.float32: 60.0", "torch.float32: 600.0"),
+    ("crf: a scaled sentence has a move too many", CRF_LOOPS, CRF_TORCH,
+     "(lengths - 1) * highest", "lengths * highest"),
+    ("crf: scaled pairs forget the moves", CRF_LOOPS, CRF_TORCH, "moves * pairs", "pairs"),
+    ("crf: sums of minus infinity are subtracted", CRF_LOOPS, CRF_FORBIDDEN_TORCH,
+     "alphas, totals = sums + scores, total(sums)", "alphas, totals = sums + scores, sums"),
+    # Cross-entropy of a linear layer.
+    ("words: the loss has the wrong sign of its logarithm", WORDS, BY_ROWS,
+     "below - score.amax(1).log()", "below + score.amax(1).log()"),
+    ("words: only the last rows count in dW", WORDS, BY_ROWS,
+     "        if d_weight is None:\n", "        if True:\n"),
+    ("words: only the last rows count in db", WORDS, BY_ROWS,
+     "score.sum(0) if d_bias is None else", "score.sum(0) if True else"),
+    ("words: a target's gradient is not weighted", WORDS, BY_ROWS,
+     "scatter_add_(1, words_of_x, -g)", "scatter_add_(1, words_of_x, -torch.ones_like(g))"),
+    ("words: the backward pass forgets what arrives", WORDS, BY_ROWS_SUMMED,
+     "d_weight * gradient", "d_weight * 1"),
+    ("words: gradients of float16 are made at once", WORDS, HALF_ROWS,
+     ' and hidden.dtype != torch.float16', ""),
+    ("words: ignored rows keep what they hold", WORDS, IGNORED_ROWS,
+     "return kept, hidden.masked_fill(~kept.unsqueeze(1), 0), target",
+     "return kept, hidden, target"),
+    ("words: a larger logit does not rescale the sum", WORD_TILES, TILE_EDGES,
+     "total * tl.exp(largest - peak)", "total"),
+    ("words: a tile of forbidden words subtracts infinity", WORD_TILES, FORBIDDEN_WORDS,
+     'tl.where(higher == -float("inf"), 0.0, higher)', "higher"),
+    ("words: columns beyond the vocabulary are words", WORD_TILES, OF_TILES,
+     'tl.where(has_word[None, :], z, -float("inf"))', "z"),
+    ("words: the last units of h are left out", WORD_TILES, TILE_EDGES,
+     "for start in range(0, HIDDEN, BLOCK_HIDDEN)",
+     "for start in range(0, HIDDEN - BLOCK_HIDDEN + 1, BLOCK_HIDDEN)"),
+    ("words: stretches are added without their peaks", WORD_TILES,
+     ("linear_cross_entropy::stretches_of_the_vocabulary_make_no_difference",),
+     "(sums * (peaks - peak).exp()).sum(0)", "sums.sum(0)"),
+    ("words: of dh only the last band stays", WORD_TILES, OF_TILES,
+     "d_hidden += _product", "d_hidden = _product"),
+    ("words: a band's targets are those of the first", WORD_TILES, OF_TILES,
+     "first_word = first + tl.program_id(1)", "first_word = tl.program_id(1)"),
 )]
 # fmt: on
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from rnnkit_kernels import crf_kernels
 from rnnkit_kernels.assembly import broken_rules, poll_bits, tensor_core_instructions
 from rnnkit_kernels.cells import CELLS, Cell
 from rnnkit_kernels.recurrence import backward, forward, resident, stepping
@@ -47,6 +49,7 @@ _POINTER_TYPES = {
     **dict.fromkeys(("batch_sizes", "offsets", "seed", "order"), "*i64"),
     **dict.fromkeys(("counters", "error"), "*i32"),
 }
+CRF_TAGS = (9, 32, 50, 64)  # every tile, filled and not
 
 
 @dataclass(frozen=True)
@@ -125,8 +128,14 @@ class Resources:
     faults: tuple[str, ...]
 
 
-def source_of(function: Any, constants: dict[str, Any], dtype: torch.dtype) -> ASTSource:
+def source_of(
+    function: Any,
+    constants: dict[str, Any],
+    dtype: torch.dtype,
+    pointer_types: dict[str, str] | None = None,
+) -> ASTSource:
     """A kernel with the argument types that its launcher hands over."""
+    types = _POINTER_TYPES if pointer_types is None else pointer_types
     signature: dict[str, str] = {}
     for parameter in function.params:
         if parameter.name in constants:
@@ -134,7 +143,7 @@ def source_of(function: Any, constants: dict[str, Any], dtype: torch.dtype) -> A
         elif parameter.do_not_specialize:
             signature[parameter.name] = parameter.annotation_type or "i32"
         else:
-            signature[parameter.name] = _POINTER_TYPES.get(parameter.name, _POINTERS[dtype])
+            signature[parameter.name] = types.get(parameter.name, _POINTERS[dtype])
     positions = {name: i for i, name in enumerate(function.arg_names)}
     return ASTSource(
         function,
@@ -269,30 +278,69 @@ def compile_plan(
             target=GPUTarget("cuda", device.capability, 32),
             options=options,
         )
-        registers, stack = registers_and_stack(compiled.asm["cubin"])
         ttgir, ptx = compiled.asm["ttgir"], compiled.asm["ptx"]
         cores = dtype != torch.float32 or plan.precision != "ieee"
         faults = broken_rules(plan.mode, polled, held, cores, ttgir, ptx)
-        if stack:
-            faults.append(f"spills {stack} bytes")
-        shared_memory = compiled.metadata.shared
-        if shared_memory > device.shared_memory:
-            faults.append(f"{shared_memory:,} bytes of shared memory do not fit {device.name}")
-        # Allocated by the eight; 65,536 registers a multiprocessor on all of these.
-        if -(-registers // 8) * 8 * 32 * options["num_warps"] > 65_536:
-            faults.append(f"{registers} registers in {options['num_warps']} warps can't launch")
-        found.append(
-            Resources(
-                name,
-                registers,
-                stack,
-                shared_memory,
-                tensor_core_instructions(ptx),
-                poll_bits(ptx),
-                tuple(faults),
-            )
-        )
+        found.append(resources_of(name, compiled, device, options["num_warps"], faults))
     return found
+
+
+def resources_of(
+    name: str, compiled: Any, device: Device, warps: int, faults: Sequence[str] = ()
+) -> Resources:
+    """What a compiled kernel takes, and its faults beside those already found."""
+    faults = list(faults)
+    registers, stack = registers_and_stack(compiled.asm["cubin"])
+    if stack:
+        faults.append(f"spills {stack} bytes")
+    shared_memory = compiled.metadata.shared
+    if shared_memory > device.shared_memory:
+        faults.append(f"{shared_memory:,} bytes of shared memory do not fit {device.name}")
+    # Allocated by the eight; 65,536 registers a multiprocessor on all of these.
+    if -(-registers // 8) * 8 * 32 * warps > 65_536:
+        faults.append(f"{registers} registers in {warps} warps can't launch")
+    ptx = compiled.asm["ptx"]
+    return Resources(
+        name,
+        registers,
+        stack,
+        shared_memory,
+        tensor_core_instructions(ptx),
+        poll_bits(ptx),
+        tuple(faults),
+    )
+
+
+def crf_cases() -> list[tuple[str, int, str]]:
+    """(target, K, dtype) of the CRF's kernels: every tile everywhere."""
+    dtypes = ("bf16", "fp16", "fp32")
+    return [
+        (target, tags, dtypes[(i + j) % 3])
+        for i, target in enumerate(DEVICES)
+        for j, tags in enumerate(CRF_TAGS)
+    ]
+
+
+def compile_crf(
+    case: tuple[str, int, str],
+) -> tuple[tuple[str, int, str], list[Resources]]:
+    """The CRF's two kernels for a GPU, K tags and emissions of a dtype."""
+    target, tags, name = case
+    device, dtype = DEVICES[target], DTYPES[name][0]
+    options = crf_kernels.options(tags)
+    warps = options.pop("num_warps")
+    types = dict.fromkeys((p.name for p in crf_kernels.partition_backward.params), "*fp32")
+    types |= dict.fromkeys((p.name for p in crf_kernels.partition_forward.params), "*fp32")
+    types |= {"emissions": _POINTERS[dtype], "d_emissions": _POINTERS[dtype], "lengths": "*i64"}
+    found = []
+    for function in (crf_kernels.partition_forward, crf_kernels.partition_backward):
+        compiled = triton.compile(
+            source_of(function, options, dtype, types),
+            target=GPUTarget("cuda", device.capability, 32),
+            options={"num_warps": warps},
+        )
+        found.append(resources_of(function.__name__, compiled, device, warps))
+    return case, found
 
 
 def compile_case(case: Case) -> tuple[Case, Plan | Fallback, list[Resources]]:
@@ -372,7 +420,8 @@ def all_cases() -> list[Case]:
 def source_hash() -> str:
     """Of all that the kernels are compiled from."""
     folder = Path(__file__).parent
-    files = [*folder.glob("cells/*.py"), *folder.glob("recurrence/*.py"), folder / "philox.py"]
+    files = [*folder.glob("cells/*.py"), *folder.glob("recurrence/*.py")]
+    files += [folder / "philox.py", folder / "crf_kernels.py"]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())
@@ -402,8 +451,12 @@ def amd_column(case: Case) -> str:
     return f"compiles, {needed} of 65536 bytes"
 
 
-def report(rows: list[tuple[Case, Plan | Fallback, list[Resources]]], amd: dict[Case, str]) -> str:
-    """The table, as Markdown."""
+def report(
+    rows: list[tuple[Case, Plan | Fallback, list[Resources]]],
+    amd: dict[Case, str],
+    crf: list[tuple[tuple[str, int, str], list[Resources]]],
+) -> str:
+    """The tables, as Markdown."""
     lines = [
         "# What the compiled kernels take",
         "",
@@ -428,6 +481,17 @@ def report(rows: list[tuple[Case, Plan | Fallback, list[Resources]]], amd: dict[
                 polls, amd.get(case, "") if i == 0 else "",
             )  # fmt: skip
             lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+    lines += [
+        "",
+        "The CRF's kernels, by the number of tags.",
+        "",
+        "| target | K | emissions | kernel | registers | stack | shared memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for of_case, resources in crf:
+        for found in resources:
+            numbers = (found.kernel, found.registers, found.stack, found.shared_memory)
+            lines.append("| " + " | ".join(str(cell) for cell in (*of_case, *numbers)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -464,15 +528,19 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             tried = [case for case in quick_cases()[:3] if not given.quick]
             columns = {pool.submit(amd_column, case): case for case in tried}
+            crf = [
+                pool.submit(compile_crf, case) for case in crf_cases() if case[0] in given.targets
+            ]
             running = [pool.submit(compile_case, case) for case in cases]
             for done, future in enumerate(as_completed(running), 1):
                 rows.append(future.result())
                 progress(done, len(cases), since)
             amd = {case: future.result() for future, case in columns.items()}
+            crf_rows = [future.result() for future in crf]
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    table = report(rows, amd)
+    table = report(rows, amd, crf_rows)
     if given.out:
         given.out.write_text(table)
     else:
@@ -483,9 +551,15 @@ def main(arguments: list[str] | None = None) -> int:
         for found in resources
         for fault in found.faults
     ]
+    faults += [
+        f"{target} crf K={tags} {dtype} {found.kernel}: {fault}"
+        for (target, tags, dtype), resources in crf_rows
+        for found in resources
+        for fault in found.faults
+    ]
     missing = [f"{case}: {plan.reason}" for case, plan, _ in rows if isinstance(plan, Fallback)]
     print(*(faults + missing), sep="\n", file=sys.stderr)
-    print(f"{len(rows)} plans, {len(faults)} faults", file=sys.stderr)
+    print(f"{len(rows)} plans and {len(crf_rows)} CRFs, {len(faults)} faults", file=sys.stderr)
     return 1 if faults or missing else 0
 
 

@@ -1,13 +1,14 @@
-"""The only door to the kernels: stacked, bidirectional, packed and padded recurrent layers.
+"""The only door to the kernels: stacked, bidirectional, packed and padded recurrent layers; a CRF.
 
-`lstm`, `gru` and `rnn` take tensors and weights as `torch.nn` lays them out and choose how to run.
-Time comes first everywhere: (T, B, D).
+`lstm`, `gru` and `rnn` take tensors and weights as `torch.nn` lays them out and choose how to run;
+`crf` sums over all paths of tags, `linear_cross_entropy` over all words. Time comes first
+everywhere: (T, B, D).
 """
 
 from __future__ import annotations  # Dynamo can't evaluate those of the inner function
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
+from rnnkit_kernels import crf as linear_chain
 from rnnkit_kernels import reference
 from rnnkit_kernels.backend import (
     BACKENDS,
@@ -28,6 +30,7 @@ from rnnkit_kernels.backend import (
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dropout import STREAMS
 from rnnkit_kernels.dropout import dropout as _dropout
+from rnnkit_kernels.linear_cross_entropy import loss as _loss_of_logits
 from rnnkit_kernels.ops import recurrence
 from rnnkit_kernels.padded_lstm import padded_lstm, suits
 from rnnkit_kernels.recurrence.plan import Device, Plan
@@ -41,8 +44,10 @@ __all__ = [
     "Decision",
     "Extras",
     "choose",
+    "crf",
     "gru",
     "gru_reset_before",
+    "linear_cross_entropy",
     "lstm",
     "recurrent",
     "rnn",
@@ -188,6 +193,108 @@ def rnn(
         raise ValueError(f'nonlinearity must be "tanh" or "relu", got {nonlinearity!r}')
     output, (h_n,) = recurrent(f"rnn_{nonlinearity}", input, (hx,), weights, **options)
     return output, h_n
+
+
+def crf(
+    emissions: Tensor,
+    transitions: Tensor,
+    start: Tensor,
+    end: Tensor,
+    lengths: Tensor,
+    *,
+    backend: Literal["auto", "triton", "torch"] = "auto",
+) -> Tensor:
+    """The log partition functions of a linear-chain CRF.
+
+    The gradient of their sum by the emissions is the distribution of every tag.
+
+    Args:
+        emissions: scores of the tags at each step, floating point (T, B, K).
+        transitions: scores of the moves from one tag to the next, [from, to] (K, K).
+        start, end: scores of the first and the last tag, (K,). A score of −∞ forbids a tag or move.
+        lengths: integers (B,), unsorted, in [1, T]; on a GPU the host never reads them. What lies
+            past a length changes nothing and gets a gradient of zero.
+        backend: "auto", "triton" or "torch".
+
+    Returns:
+        (B,), float64 where an input is, else float32 also for half precision; −∞ where no path is
+        allowed.
+
+    Raises:
+        ValueError: lengths of the wrong shape, dtype or value; an unknown backend.
+        RuntimeError: `backend="triton"` where the kernels can't run.
+
+    Example:
+        >>> weights = torch.randn(4, 4), torch.randn(4), torch.randn(4)
+        >>> log_z = crf(torch.randn(7, 2, 4), *weights, torch.tensor([7, 3]))
+    """
+    lengths = _checked_lengths(lengths, emissions, 1).to(emissions.device)
+    return linear_chain.log_partition(emissions, transitions, start, end, lengths, backend)
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    *,
+    ignore_index: int = -100,
+    reduction: Literal["sum", "none"] = "sum",
+    backend: Backend = "auto",
+) -> Tensor:
+    """`cross_entropy(linear(hidden, weight, bias), target)` without room for all the logits.
+
+    Args:
+        hidden: floating point (N, H).
+        weight: (V, H).
+        bias: (V,) or None.
+        target: words, int64 (N,).
+        ignore_index: the target of rows that count for nothing, whatever they hold.
+        reduction: "sum" or "none". The sum costs less: no logits are made twice.
+        backend: "auto", "triton" or "torch".
+
+    Returns:
+        () or (N,), float64 for float64, else float32 also for half precision; 0 for ignored rows.
+
+    Raises:
+        RuntimeError: shapes or dtypes that do not fit; `backend="triton"` where the kernels can't
+            run.
+        ValueError: another number of targets than of rows; an unknown reduction or backend.
+        IndexError: a target that is neither a word nor `ignore_index`; on a GPU a device assertion.
+
+    Example:
+        >>> hidden, weight = torch.randn(70, 8), torch.randn(1000, 8)
+        >>> loss = linear_cross_entropy(hidden, weight, None, torch.randint(1000, (70,)))
+    """
+    if reduction not in ("sum", "none"):
+        raise ValueError(f'reduction must be "sum" or "none", got {reduction!r}')
+    if hidden.dim() != 2 or weight.dim() != 2 or hidden.shape[1] != weight.shape[1]:
+        raise RuntimeError(
+            "expected hidden (N, H) and weight (V, H) of one H, got "
+            f"{tuple(hidden.shape)} and {tuple(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise RuntimeError(
+            f"expected a bias of shape ({weight.shape[0]},), one a row of weight, got "
+            f"{tuple(bias.shape)}"
+        )
+    if target.shape != hidden.shape[:1]:
+        raise ValueError(
+            f"expected one target a row of hidden, shape ({hidden.shape[0]},), got "
+            f"{tuple(target.shape)}"
+        )
+    if target.dtype != torch.int64:
+        raise RuntimeError(f"expected targets of dtype torch.int64, got {target.dtype}")
+    dtype, kind = compute_dtype(weight), hidden.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+    if hidden.dtype != dtype or (bias is not None and bias.dtype != dtype):
+        raise RuntimeError(
+            f"expected hidden, weight and bias of one dtype, got {hidden.dtype}, {dtype} and "
+            f"{None if bias is None else bias.dtype}"
+        )
+    return _loss_of_logits(hidden, weight, bias, target, ignore_index, reduction == "sum", backend)
 
 
 def recurrent(
@@ -440,7 +547,7 @@ def _on_host(lengths: Tensor, decision: Decision) -> bool:
     return lengths.device.type == "cpu" and not traced
 
 
-def _checked_lengths(lengths: Tensor, input: Tensor) -> Tensor:
+def _checked_lengths(lengths: Tensor, input: Tensor, least: int = 0) -> Tensor:
     steps, batch = input.shape[:2]
     if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
@@ -449,14 +556,16 @@ def _checked_lengths(lengths: Tensor, input: Tensor) -> Tensor:
             f"expected one length a sequence, shape ({batch},), got {tuple(lengths.shape)}"
         )
     lengths = lengths.to(torch.int64)  # int8 could not be compared with 200 steps
-    outside = (lengths < 0) | (lengths > steps)
+    outside = (lengths < least) | (lengths > steps)
     if lengths.device.type != "cpu" or torch.compiler.is_compiling():
         # Never read on the host: a failed assertion stops the device.
-        torch._assert_async(~outside.any(), "lengths must lie between 0 and the number of steps")
+        torch._assert_async(
+            ~outside.any(), f"lengths must lie between {least} and the number of steps"
+        )
     elif outside.any():
         where = int(outside.nonzero()[0])
         raise ValueError(
-            f"lengths must lie between 0 and the input's {steps} steps, "
+            f"lengths must lie between {least} and the input's {steps} steps, "
             f"got {int(lengths[where])} for sequence {where}"
         )
     return lengths

@@ -63,7 +63,7 @@ def padded_lstm(
     if len(sizes) == 1:
         return _group(input, hx, *options, lengths)
     found = []
-    for rows in torch.split(order, sizes):  # type: ignore[no-untyped-call]
+    for rows in torch.split(order, sizes):
         own = tuple(state.index_select(1, rows) for state in hx)
         longest = int(lengths[rows[0]])
         output, states = _group(input[:longest].index_select(1, rows), own, *options, lengths[rows])

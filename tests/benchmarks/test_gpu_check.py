@@ -223,7 +223,8 @@ def test_the_real_checks_come_in_an_order_that_serves_their_needs(tmp_path: Path
     names = [check.name for check in checks]
     assert len(set(names)) == len(names)
     groups = list(dict.fromkeys(check.group for check in checks))
-    assert groups == ["compile", "exchange", "parity", "parity alone", "quick"]
+    others = ["crf", "linear_cross_entropy"]
+    assert groups == ["compile", "exchange", "parity", "parity alone", "quick", *others]
     for i, check in enumerate(checks):
         assert set(check.needs) <= set(names[:i])
         assert callable(resolved(check.function))
@@ -367,6 +368,38 @@ def test_parity_notices_what_is_wrong(interpreted: None, monkeypatch: pytest.Mon
     monkeypatch.setattr(Layer, "run", slightly_wrong)
     with pytest.raises(AssertionError, match="result 0"):
         gpu_check.parity("rnn_tanh", "launch", "fp32", 16)
+
+
+def test_the_crf_is_checked(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.kernels.test_crf import Problem
+
+    gpu_check.crf()
+    run_problem = Problem.run
+
+    def slightly_wrong(problem: Problem, backend: str) -> list[torch.Tensor]:
+        return [t * (1.01 if backend == "triton" else 1) for t in run_problem(problem, backend)]
+
+    monkeypatch.setattr(Problem, "run", slightly_wrong)
+    with pytest.raises(AssertionError, match="result 0"):
+        gpu_check.crf()
+
+
+def test_linear_cross_entropy_is_checked(
+    interpreted: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.kernels import test_linear_cross_entropy as tests
+
+    inputs, results = tests.random_inputs, tests.results
+    monkeypatch.setattr(tests, "random_inputs", lambda *_, dtype: inputs(9, 5, 70, dtype))
+    gpu_check.linear_cross_entropy("fp32")
+
+    def slightly_wrong(given: Any, reduction: str, backend: str | None) -> list[torch.Tensor]:
+        wrong = 1.01 if backend == "triton" else 1
+        return [tensor * wrong for tensor in results(given, reduction, backend)]
+
+    monkeypatch.setattr(tests, "results", slightly_wrong)
+    with pytest.raises(AssertionError, match="result 0"):
+        gpu_check.linear_cross_entropy("fp32")
 
 
 def test_the_exchange_is_compiled_and_run_by_the_same_name(
