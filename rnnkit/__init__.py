@@ -1,9 +1,11 @@
 """Fused recurrent layers for PyTorch: drop-in `LSTM`, `GRU` and `RNN` on Triton kernels."""
 
 from rnnkit.nn import (
+    CRF,
     GRU,
     LSTM,
     RNN,
+    Constraints,
     Explanation,
     GRUCell,
     LSTMCell,
@@ -14,9 +16,11 @@ from rnnkit.nn import (
 )
 
 __all__ = [
+    "CRF",
     "GRU",
     "LSTM",
     "RNN",
+    "Constraints",
     "Explanation",
     "GRUCell",
     "LSTMCell",

@@ -2,13 +2,16 @@
 
 from rnnkit.nn.cell import GRUCell, LSTMCell, RNNCell
 from rnnkit.nn.convert import replace_rnns, to_torch
+from rnnkit.nn.crf import CRF, Constraints
 from rnnkit.nn.explain import Explanation, explain
 from rnnkit.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [
+    "CRF",
     "GRU",
     "LSTM",
     "RNN",
+    "Constraints",
     "Explanation",
     "GRUCell",
     "LSTMCell",
