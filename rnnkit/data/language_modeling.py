@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
@@ -15,9 +16,15 @@ from rnnkit.data.windows import (
     evaluation_streams,
     rank_columns,
     training_streams,
+    window_count,
 )
 
 __all__ = ["LanguageModelingData", "Window", "WindowLoader"]
+
+TRAIN_EVALUATION_TOKENS = 80_000
+"""Training tokens that are scored like a validation text: as many as the Penn Treebank's has."""
+
+_STAGES = {"test": "test", "train": "train_eval"}
 
 
 class LanguageModelingData(LightningDataModule):
@@ -42,11 +49,19 @@ class LanguageModelingData(LightningDataModule):
             scores. null: as `window`.
         min_count: Tokens that are rarer in the training text become <unk>.
         lowercase: Lower-case the text.
+        also_validate_on: Further texts that every validation scores, each with its own state: test
+            as `test/ppl`, train as `train_eval/ppl`, the first 80,000 training tokens without
+            dropout. They are for curves; `val/ppl` alone may choose anything.
+        random_windows: Draw the lengths of the training windows around `window`, anew in each
+            epoch, and let the learning rate of a step follow its window's length, see
+            `rnnkit.data.windows`; for a loss that is a mean over time.
+        seed: Decides the random lengths.
 
     Attributes:
         vocabulary: The `Vocabulary` of the training text.
         vocabulary_size: Its size V.
         tokenizer: The `rnnkit.data.text.Tokenizer` of the corpus, for prompts and samples.
+        validation_stages: What the scores of each validation text are logged under: val first.
         start_index: Id of the token before a text's first: <eos>, or the line end.
         train_tokens: Training text, int64 (N,).
         valid_tokens: Validation text, int64 (N,).
@@ -72,13 +87,19 @@ class LanguageModelingData(LightningDataModule):
         eval_window: int | None = None,
         min_count: int = 1,
         lowercase: bool = False,
+        also_validate_on: Sequence[Literal["test", "train"]] = (),
+        random_windows: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
+        self.validation_stages = ["val", *(_STAGES[name] for name in also_validate_on)]
         self.corpus = corpus
         self.batch_size = batch_size
         self.window = window
         self.eval_batch_size = eval_batch_size
         self.eval_window = window if eval_window is None else eval_window
+        self.random_windows = random_windows
+        self.seed = seed
         texts = read_corpus(corpus, level, lowercase)
         self.tokenizer = texts.tokenizer
         self.vocabulary = texts.vocabulary(min_count)
@@ -95,33 +116,49 @@ class LanguageModelingData(LightningDataModule):
     def train_dataloader(self) -> WindowLoader:
         """Windows of the training text, this process's streams."""
         inputs, targets = training_streams(self.train_tokens, self.batch_size)
-        windows = -(-len(inputs) // max(self.window, 1))
-        return self._loader(inputs, targets, self.window, self._limit(windows))
+        windows = window_count(len(inputs), max(self.window, 1), self.random_windows)
+        first_epoch = 0
+        if self.trainer is not None and self.random_windows:
+            # From a checkpoint of an epoch's end Lightning loads no state of a loader: the number
+            # of finished epochs alone tells which lengths are next.
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            first_epoch = progress.processed
+        return WindowLoader(
+            self._share(inputs),
+            self._share(targets),
+            self.window,
+            self._limit(windows),
+            self.seed if self.random_windows else None,
+            first_epoch,
+        )
 
-    def val_dataloader(self) -> WindowLoader:
-        """Windows of the validation text, this process's streams."""
-        return self._evaluation_loader(self.valid_tokens)
+    def val_dataloader(self) -> list[WindowLoader]:
+        """Windows of each validation text, this process's streams."""
+        texts = {
+            "val": self.valid_tokens,
+            "test": self.test_tokens,
+            "train_eval": self.train_tokens[:TRAIN_EVALUATION_TOKENS],
+        }
+        return [self.evaluation_loader(texts[stage]) for stage in self.validation_stages]
 
     def test_dataloader(self) -> WindowLoader:
         """Windows of the test text, this process's streams."""
-        return self._evaluation_loader(self.test_tokens)
+        return self.evaluation_loader(self.test_tokens)
 
-    def _evaluation_loader(self, tokens: Tensor) -> WindowLoader:
+    def evaluation_loader(self, tokens: Tensor) -> WindowLoader:
+        """Windows in which every token of a text is scored once, this process's streams.
+
+        Args:
+            tokens: int64 (N,).
+        """
         inputs, targets = evaluation_streams(tokens, self.eval_batch_size, self.start_index)
-        return self._loader(inputs, targets, self.eval_window, None)
+        return WindowLoader(self._share(inputs), self._share(targets), self.eval_window)
 
-    def _loader(
-        self, inputs: Tensor, targets: Tensor, window: int, windows_per_epoch: int | None
-    ) -> WindowLoader:
-        rank, world_size = 0, 1
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return WindowLoader(
-            rank_columns(inputs, rank, world_size),
-            rank_columns(targets, rank, world_size),
-            window,
-            windows_per_epoch,
-        )
+    def _share(self, streams: Tensor) -> Tensor:
+        """The streams of this process."""
+        if self.trainer is None:
+            return streams
+        return rank_columns(streams, self.trainer.global_rank, self.trainer.world_size)
 
     def _limit(self, windows: int) -> int:
         """Windows a training epoch, by the Trainer's own arithmetic."""

@@ -6,11 +6,20 @@
     windows     (abc -> bcd, hij -> ijk), (def -> efg, klm -> lmn)
 
 A model carries its state from a window to the next: row b of every window continues stream b.
+
+Windows may have random lengths, those of Merity et al. 2018 (arXiv 1708.02182, section 5): T is
+drawn from N(window, 5), or once in 20 times from N(window / 2, 5), and the learning rate of its
+step is multiplied by T / window. So a token is not always the first of its window, or the last,
+and short windows do not weigh more. An epoch has one number of windows whatever is drawn, for
+Lightning counts them once: what the lengths lack or exceed to cover the text is shared by all.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from itertools import accumulate
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +27,9 @@ from torch import Tensor
 
 IGNORED = -100
 """Target that no loss counts, `cross_entropy`'s own `ignore_index`."""
+
+# Merity et al.'s law of a window's length.
+DEVIATION, HALVED, SHORTEST = 5.0, 0.05, 5
 
 
 class Window(NamedTuple):
@@ -28,11 +40,13 @@ class Window(NamedTuple):
         target: The token after each input token, int64 (T, B); -100 where there is none.
         position: Index of the window in the epoch. At 0 the streams begin: the model resets its
             carried state.
+        rate_factor: What the learning rate is multiplied by for the step on this window.
     """
 
     input: Tensor
     target: Tensor
     position: int
+    rate_factor: float = 1.0
 
 
 def training_streams(tokens: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
@@ -97,8 +111,56 @@ def _check_batch_size(batch_size: int) -> None:
         raise ValueError(f"expected a batch size of 1 or more, got {batch_size}")
 
 
+def window_count(steps: int, window: int, random: bool) -> int:
+    """Number of windows in an epoch.
+
+    Args:
+        steps: S, steps of the text.
+        window: Steps of a window; the mean of the usual ones where lengths are random.
+        random: Whether they are.
+    """
+    if not random:
+        return -(-steps // window)
+    # The expectation of the larger of ⌊x⌋ and SHORTEST is SHORTEST and P(⌊x⌋ >= k) for each k
+    # above; beyond 8 standard deviations there is nothing to add.
+    expected = float(SHORTEST)
+    for centre, share in ((window, 1 - HALVED), (window / 2, HALVED)):
+        for k in range(SHORTEST + 1, math.ceil(centre + 8 * DEVIATION)):
+            expected += share * math.erfc((k - centre) / (DEVIATION * math.sqrt(2))) / 2
+    return max(round(steps / expected), 1)
+
+
+def random_lengths(steps: int, window: int, seed: int, epoch: int) -> list[int]:
+    """Lengths of the windows of one epoch.
+
+    As many as `window_count` says are drawn as the module's text tells, then all are stretched or
+    shortened alike, by about 1 % where there are a hundred, so that they cover the text.
+
+    Args:
+        steps: S, steps of the text.
+        window: Mean of the usual lengths.
+        seed: The lengths follow from this and the epoch.
+        epoch: Counted from 0.
+
+    Returns:
+        Lengths of 1 or more whose sum is `steps`.
+    """
+    random = Random(f"{seed} {epoch}")  # a string, for a sum would repeat lengths
+    drawn = []
+    for _ in range(window_count(steps, window, random=True)):
+        centre = window / 2 if random.random() < HALVED else window
+        drawn.append(max(int(random.gauss(centre, DEVIATION)), SHORTEST))
+    # The first step of each is left alone, so that none is empty; the others are stretched.
+    further = list(accumulate(length - 1 for length in drawn))
+    spare = steps - len(drawn)
+    ends = [number + spare * end // further[-1] for number, end in enumerate(further, start=1)]
+    return [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
 class WindowLoader:
     """Iterates over the windows of some streams, in order, and can go on where it stopped.
+
+    Each iteration is another epoch.
 
     It is no `torch.utils.data.DataLoader`: Lightning replaces a DataLoader's sampler when it
     trains on several devices, which would tear the streams apart. It has a length, so Lightning
@@ -110,13 +172,21 @@ class WindowLoader:
         window: T. The last window is shorter where T does not divide S.
         windows_per_epoch: Number of windows after which an epoch ends early, where the Trainer's
             `limit_train_batches` makes it do so. None: all.
+        seed: For windows of random lengths, drawn anew in each epoch. None: all have T steps.
+        first_epoch: Number of the first epoch.
 
     Raises:
         ValueError: `window` is below 1.
     """
 
     def __init__(
-        self, inputs: Tensor, targets: Tensor, window: int, windows_per_epoch: int | None = None
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        window: int,
+        windows_per_epoch: int | None = None,
+        seed: int | None = None,
+        first_epoch: int = 0,
     ) -> None:
         if window < 1:
             raise ValueError(f"expected a window of 1 step or more, got {window}")
@@ -124,9 +194,11 @@ class WindowLoader:
         self.inputs = inputs.contiguous()
         self.targets = targets.contiguous()
         self.window = window
+        self.seed = seed
         self._windows_per_epoch = len(self) if windows_per_epoch is None else windows_per_epoch
+        self._epoch = first_epoch
         self._position = 0  # of the next window
-        self._resume_at = 0
+        self._started = False  # whether this loader gave a window of this epoch
 
     @property
     def batch_size(self) -> int:
@@ -134,48 +206,69 @@ class WindowLoader:
         return self.inputs.shape[1]
 
     def __len__(self) -> int:
-        return -(-len(self.inputs) // self.window)
+        return window_count(len(self.inputs), self.window, self.seed is not None)
 
     def __iter__(self) -> Iterator[Window]:
-        # Not a generator itself: the position is taken now, and only by this one iterator.
-        self._position, self._resume_at = self._resume_at, 0
-        return self._windows(self._position)
+        # Not a generator itself: epoch and position are taken now, and only by this one iterator.
+        # An iterator that gave nothing was no epoch: Lightning makes some that it does not use.
+        if self._started:
+            self._epoch, self._position, self._started = self._epoch + 1, 0, False
+        return self._windows(self._epoch, self._position)
 
-    def _windows(self, first: int) -> Iterator[Window]:
-        for position in range(first, len(self)):
-            steps = slice(position * self.window, (position + 1) * self.window)
-            self._position = position + 1
-            yield Window(self.inputs[steps], self.targets[steps], position)
+    def _windows(self, epoch: int, first: int) -> Iterator[Window]:
+        lengths = [self.window] * len(self)
+        if self.seed is not None:
+            lengths = random_lengths(len(self.inputs), self.window, self.seed, epoch)
+        start = sum(lengths[:first])
+        for position in range(first, len(lengths)):
+            steps = slice(start, start + lengths[position])
+            start = steps.stop
+            factor = 1.0 if self.seed is None else lengths[position] / self.window
+            self._epoch, self._position, self._started = epoch, position + 1, True
+            yield Window(self.inputs[steps], self.targets[steps], position, factor)
 
-    def state_dict(self) -> dict[str, int]:
-        """The next window's position, 0 at the end of an epoch, and the shape it counts in."""
+    def state_dict(self) -> dict[str, int | None]:
+        """Epoch and position of the next window, and what it was cut by."""
+        epoch, position = self._epoch, self._position
+        if position >= self._windows_per_epoch:
+            epoch, position = epoch + 1, 0
         return {
-            "position": self._position % max(self._windows_per_epoch, 1),
+            "epoch": epoch,
+            "position": position,
             "window": self.window,
             "batch_size": self.batch_size,
+            "seed": self.seed,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next iteration begin at the saved position.
 
         Raises:
-            ValueError: The position lies within an epoch, of windows of another shape.
+            ValueError: The position lies within an epoch, of windows of other shapes.
         """
         position = state_dict["position"]
+        # Loaders without random lengths once saved neither seed nor epoch.
         saved = state_dict["window"], state_dict["batch_size"]
+        saved_seed = state_dict.get("seed")
         if position and saved != (self.window, self.batch_size):
             raise ValueError(
                 f"the checkpoint was saved within an epoch, before window {position} of shape "
                 f"{saved} (steps, streams): going on there needs the same window and batch size, "
                 f"got {(self.window, self.batch_size)}"
             )
+        if position and saved_seed != self.seed:
+            raise ValueError(
+                f"the checkpoint was saved within an epoch, before window {position} of lengths "
+                f"drawn from seed {saved_seed} (None: all as long): going on there needs the same "
+                f"lengths, got seed {self.seed}"
+            )
         if not 0 <= position < max(len(self), 1):
             raise ValueError(
                 f"the checkpoint goes on at window {position}, the text has {len(self)}: it is "
                 "not the text that the checkpoint was trained on"
             )
-        self._resume_at = position
-        self._position = position
+        self._epoch, self._position = state_dict.get("epoch", 0), position
+        self._started = False
 
 
 def rank_columns(streams: Tensor, rank: int, world_size: int) -> Tensor:

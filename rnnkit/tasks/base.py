@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import os
+import time
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_, get_total_norm
+from torch.optim import Optimizer
 
 from rnnkit.callbacks.checkpoint_io import CheckpointError, read_checkpoint
 
 TaskType = TypeVar("TaskType", bound="Task")
 
+_NORMS_TOLD = 5  # how a norm grows shows in a few steps
+
 
 class Task(LightningModule):
-    """A task whose loss is a sum over target tokens divided by their number.
+    """A task whose loss is a sum over targets divided by their number.
+
+    Beside the loss, training logs `train/grad_norm` and `train/seconds` since it began.
 
     Args:
         optimizer: Makes the optimizer from the parameters.
@@ -26,6 +35,12 @@ class Task(LightningModule):
 
     shape_arguments: ClassVar[tuple[str, ...]] = ()
     """What decides the shapes of the parameters: a checkpoint has to agree in all of it."""
+
+    logs_perplexity: ClassVar[bool] = True
+    """Whether `train/ppl`, the exponential of the loss, means anything."""
+
+    equal_batches: ClassVar[bool] = False
+    """Whether all batches have as many targets, so that their gradients may be added."""
 
     def __init__(
         self,
@@ -38,25 +53,27 @@ class Task(LightningModule):
         self._lr_scheduler = lr_scheduler
         self._lr_scheduler_interval = lr_scheduler_interval
         self._losses: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._norms: list[tuple[int, Tensor]] = []  # steps, and their gradients' norms
+        self._started = 0.0
 
-    def loss_per_token(
-        self, summed: Tensor, tokens: Tensor, likelihood: Tensor | None = None
+    def loss_per_target(
+        self, summed: Tensor, targets: Tensor, likelihood: Tensor | None = None
     ) -> Tensor:
         """The loss of a training batch, noted for `train/loss` and `train/ppl`.
 
         Args:
             summed: Over the real targets, scalar.
-            tokens: Their number.
+            targets: Their number, a scalar tensor: of tokens, or of sentences.
             likelihood: Summed negative log-likelihood, for the perplexity; None: `summed` is that.
         """
         likelihood = summed if likelihood is None else likelihood
-        self._losses.append((summed.detach(), likelihood.detach(), tokens))
+        self._losses.append((summed.detach(), likelihood.detach(), targets))
         self._log_training()
         if self.trainer.world_size > 1:
             # Gradients are averaged over processes: each divides by the mean number of targets. A
             # copy, for the reduction is in place; no integer, for the mean may be none.
-            tokens = self.trainer.strategy.reduce(tokens.double(), reduce_op="mean")
-        return summed / tokens.to(summed.dtype)
+            targets = self.trainer.strategy.reduce(targets.double(), reduce_op="mean")
+        return summed / targets.to(summed.dtype)
 
     def _log_training(self) -> None:
         """Log the steps since the last time, and stop where one of them has no finite loss.
@@ -68,10 +85,10 @@ class Task(LightningModule):
         due = every > 0 and (self.global_step + 1) % every == 0
         if not (due or self.trainer.is_last_batch):
             return
-        summed, likelihood, tokens = (
+        summed, likelihood, targets = (
             torch.stack(part).double() for part in zip(*self._losses, strict=True)
         )
-        totals = torch.stack([summed.sum(), likelihood.sum(), tokens.sum()])
+        totals = torch.stack([summed.sum(), likelihood.sum(), targets.sum()])
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         loss = totals[0] / totals[2]
@@ -81,17 +98,75 @@ class Task(LightningModule):
             raise FloatingPointError(
                 f"the loss became {float(loss)} at step {step} of epoch {self.current_epoch}: "
                 "lower the learning rate or trainer.gradient_clip_val, and go on from an earlier "
-                "checkpoint with --ckpt_path"
+                f"checkpoint with --ckpt_path{self._last_norms(step)}"
             )
         if due:
-            self.log("train/loss", loss.float())
-            self.log("train/ppl", (totals[1] / totals[2]).exp().float(), prog_bar=True)
+            self.log("train/seconds", time.perf_counter() - self._started)
+            self.log("train/loss", loss.float(), prog_bar=not self.logs_perplexity)
+            if self.logs_perplexity:
+                self.log("train/ppl", (totals[1] / totals[2]).exp().float(), prog_bar=True)
         if due or every == 0:
             self._losses.clear()
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient as the Trainer is told to; log its norm before as `train/grad_norm`.
+
+        The norm (2-norm of all gradients together) is a by-product of clipping by norm. Where
+        there is none, it is taken at the steps that are logged.
+
+        Args:
+            optimizer: Whose parameters' gradients are clipped.
+            gradient_clip_val: The Trainer's; None or 0: nothing is clipped.
+            gradient_clip_algorithm: The Trainer's, norm or value; None: norm.
+        """
+        plugin = self.trainer.precision_plugin
+        # A precision with a clipping of its own is left to it.
+        names = ("clip_gradients", "clip_grad_by_norm")
+        plain = all(getattr(type(plugin), each) is getattr(Precision, each) for each in names)
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        due = every > 0 and (self.global_step + 1) % every == 0
+        norm = None
+        if gradient_clip_val and plain and gradient_clip_algorithm in (None, "norm"):
+            norm = clip_grad_norm_(plugin.main_params(optimizer), gradient_clip_val)
+        else:
+            if due:
+                gradients = (parameter.grad for parameter in plugin.main_params(optimizer))
+                norm = get_total_norm([each for each in gradients if each is not None])
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        if norm is not None:
+            # Some before the steps whose losses nobody has looked at yet.
+            del self._norms[: -(len(self._losses) + _NORMS_TOLD)]
+            self._norms.append((self.global_step, norm.detach()))
+            if due:
+                self.log("train/grad_norm", norm.float())
+
+    def _last_norms(self, step: int) -> str:
+        """The gradient's norms before a step, in words; empty where none is known."""
+        known = [(each, float(norm)) for each, norm in self._norms if each < step]
+        finite = [(each, norm) for each, norm in known if math.isfinite(norm)][-_NORMS_TOLD:]
+        told = ", ".join(f"{norm:.3g} at step {each}" for each, norm in finite)
+        return f"; the gradient's last finite norms were {told}" if told else ""
+
     def on_train_start(self) -> None:
-        """Forget what another run has noted."""
+        """Forget what another run has noted, and refuse what would weigh the loss wrongly.
+
+        Raises:
+            ValueError: Gradients of batches of different sizes would be added.
+        """
+        batches = self.trainer.accumulate_grad_batches
+        if batches > 1 and not self.equal_batches:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches {batches} would weigh batches and not what is "
+                "in them: make the batches of the data larger instead"
+            )
         self._losses.clear()
+        self._norms.clear()
+        self._started = time.perf_counter()
 
     def configure_optimizers(self) -> Any:
         """Optimizer and scheduler from their factories."""

@@ -199,20 +199,6 @@ class Translation(Task):
         logits[:, PADDING] = logits[:, BEGIN] = -torch.inf
         return torch.log_softmax(logits, dim=-1), state
 
-    def on_train_start(self) -> None:
-        """Refuse what would weigh the loss wrongly.
-
-        Raises:
-            ValueError: Gradients of several batches would be added.
-        """
-        super().on_train_start()
-        batches = self.trainer.accumulate_grad_batches
-        if batches > 1:
-            raise ValueError(
-                f"trainer.accumulate_grad_batches {batches} would weigh batches and not tokens: "
-                "raise data.batch_tokens instead"
-            )
-
     def forward(self, pairs: Pairs, teacher_forcing: float = 1.0) -> Tensor:
         """Logits (T - 1, B, V) of the target's tokens after the first, given those before.
 
@@ -257,7 +243,7 @@ class Translation(Task):
         if self.label_smoothing > 0:
             spread = -torch.where(real, log_probabilities.mean(-1), 0).sum()
             loss = (1 - self.label_smoothing) * likelihood + self.label_smoothing * spread
-        return self.loss_per_token(loss, real.sum(), likelihood)
+        return self.loss_per_target(loss, real.sum(), likelihood)
 
     def _forcing(self) -> float:
         """Probability of this epoch to read the reference."""

@@ -1,11 +1,13 @@
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from rnnkit.data.language_modeling import LanguageModelingData, Window
 from rnnkit.data.registry import DataError
+from rnnkit.data.windows import IGNORED
 
 
 @pytest.fixture
@@ -15,7 +17,7 @@ def corpus(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def data(corpus: str, **arguments: int) -> LanguageModelingData:
+def data(corpus: str, **arguments: Any) -> LanguageModelingData:
     return LanguageModelingData(corpus, **{"batch_size": 2, "eval_batch_size": 2} | arguments)
 
 
@@ -47,7 +49,7 @@ def test_a_batch_is_a_window_of_time_major_ids(corpus: str) -> None:
 
 def test_the_first_input_of_an_evaluation_is_the_sentence_end(corpus: str) -> None:
     module = data(corpus)
-    window = next(iter(module.val_dataloader()))
+    window = next(iter(module.val_dataloader()[0]))
     assert int(window.input[0, 0]) == module.start_index
     assert int(window.target[0, 0]) == int(module.valid_tokens[0])
 
@@ -55,9 +57,9 @@ def test_the_first_input_of_an_evaluation_is_the_sentence_end(corpus: str) -> No
 def test_evaluation_has_its_own_batch_size_and_window(corpus: str) -> None:
     module = data(corpus, window=4, eval_batch_size=3, eval_window=5)
     assert next(iter(module.train_dataloader())).input.shape == (4, 2)
-    assert next(iter(module.val_dataloader())).input.shape == (5, 3)
+    assert next(iter(module.val_dataloader()[0])).input.shape == (5, 3)
     assert next(iter(module.test_dataloader())).input.shape == (5, 3)
-    assert next(iter(data(corpus, window=4).val_dataloader())).input.shape == (4, 2)
+    assert next(iter(data(corpus, window=4).val_dataloader()[0])).input.shape == (4, 2)
 
 
 def test_characters_start_after_a_line_end(corpus: str) -> None:
@@ -117,9 +119,28 @@ def test_devices_share_the_streams_and_score_every_token_once(corpus: str) -> No
         parts.append(part)
     for split in ("train", "val", "test"):
         loaders = [getattr(module, f"{split}_dataloader")() for module in (whole, *parts)]
+        if split == "val":
+            loaders = [validation for (validation,) in loaders]
         for all_streams, *shares in zip(*loaders, strict=True):
             assert torch.equal(all_streams.input, torch.cat([s.input for s in shares], dim=1))
             assert torch.equal(all_streams.target, torch.cat([s.target for s in shares], dim=1))
+
+
+def test_further_validation_texts_come_after_the_validation_text(corpus: str) -> None:
+    module = data(corpus, also_validate_on=["train", "test"])
+    assert module.validation_stages == ["val", "train_eval", "test"]
+    texts = (module.valid_tokens, module.train_tokens, module.test_tokens)
+    for loader, text in zip(module.val_dataloader(), texts, strict=True):
+        targets = torch.cat([window.target for window in loader]).t().flatten()
+        assert torch.equal(targets[targets != IGNORED], text)
+
+
+def test_at_most_80_000_training_tokens_are_scored_as_a_validation_text(tmp_path: Path) -> None:
+    for name, count in (("train", 81_000), ("valid", 60), ("test", 60)):
+        (tmp_path / f"{name}.txt").write_text("a b " * (count // 2))
+    module = data(str(tmp_path), also_validate_on=["train"])
+    _, loader = module.val_dataloader()
+    assert sum(int((window.target != IGNORED).sum()) for window in loader) == 80_000
 
 
 def test_python_docs_train_without_any_file(cache: Path) -> None:

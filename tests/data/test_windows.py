@@ -7,8 +7,10 @@ from torch import Tensor
 from rnnkit.data.windows import (
     WindowLoader,
     evaluation_streams,
+    random_lengths,
     rank_columns,
     training_streams,
+    window_count,
 )
 
 START = 1000
@@ -109,7 +111,15 @@ def test_an_abandoned_epoch_is_not_continued() -> None:
 
 
 def test_state_is_plain_data() -> None:
-    assert loader().state_dict() == {"position": 0, "window": 3, "batch_size": 2}
+    windows = loader()
+    next(iter(windows))
+    assert windows.state_dict() == {
+        "epoch": 0,
+        "position": 1,
+        "window": 3,
+        "batch_size": 2,
+        "seed": None,
+    }
 
 
 @pytest.mark.parametrize("other", [{"window": 4}, {"batch_size": 4}])
@@ -133,6 +143,116 @@ def test_a_position_beyond_the_text_is_refused() -> None:
         next(iterator)
     with pytest.raises(ValueError, match="goes on at window 5, the text has 4"):
         loader(steps=10).load_state_dict(windows.state_dict())
+
+
+def test_a_state_from_before_there_were_random_lengths_is_taken() -> None:
+    windows = loader()
+    windows.load_state_dict({"position": 2, "window": 3, "batch_size": 2})
+    assert positions(windows) == [2, 3]
+
+
+def test_an_iterator_that_gave_nothing_is_no_epoch() -> None:
+    windows = loader()
+    windows.load_state_dict({"position": 2, "window": 3, "batch_size": 2})
+    iter(windows)
+    assert positions(windows) == [2, 3]
+
+
+# Random lengths
+
+
+@given(steps=st.integers(1, 3000), window=st.integers(1, 90), epoch=st.integers(0, 3))
+def test_random_windows_read_every_step_once_and_none_is_empty(
+    steps: int, window: int, epoch: int
+) -> None:
+    lengths = random_lengths(steps, window, 0, epoch)
+    assert sum(lengths) == steps
+    assert min(lengths) >= 1
+    assert len(lengths) == window_count(steps, window, random=True)
+
+
+def random_loader(steps: int = 500, window: int = 20, seed: int = 0) -> WindowLoader:
+    streams = torch.arange(steps * 2).view(steps, 2)
+    return WindowLoader(streams, streams + 1, window, seed=seed)
+
+
+def test_an_epoch_of_random_windows_is_the_text_in_order() -> None:
+    windows = random_loader()
+    for _ in range(3):
+        epoch = list(windows)
+        assert len(epoch) == len(windows)
+        assert torch.equal(torch.cat([window.input for window in epoch]), windows.inputs)
+        assert torch.equal(torch.cat([window.target for window in epoch]), windows.targets)
+        assert [window.position for window in epoch] == list(range(len(windows)))
+        assert [20 * window.rate_factor for window in epoch] == pytest.approx(
+            [len(window.input) for window in epoch]
+        )
+
+
+def test_windows_that_are_all_as_long_leave_the_learning_rate_alone() -> None:
+    # Also the last one, which is shorter: as in plain truncated backpropagation.
+    assert {window.rate_factor for window in loader()} == {1.0}
+
+
+def test_random_lengths_follow_the_law_of_their_paper() -> None:
+    # N(70, 5) and, once in 20 times, N(35, 5), of 100,000 draws.
+    lengths = torch.tensor(random_lengths(6_780_000, 70, 0, 0), dtype=torch.float64)
+    halved = lengths < 52
+    assert halved.double().mean() == pytest.approx(0.05, abs=0.003)
+    # The half of a step that the integer part takes away from the mean:
+    assert lengths[~halved].mean() == pytest.approx(69.5, abs=0.3)
+    assert lengths[halved].mean() == pytest.approx(34.5, abs=0.4)
+    assert lengths[~halved].std() == pytest.approx(5, abs=0.1)
+    assert lengths[halved].std() == pytest.approx(5, abs=0.2)
+
+
+@pytest.mark.parametrize("window", [1, 5, 8, 20, 70])
+def test_what_is_drawn_hardly_has_to_be_stretched_to_cover_the_text(window: int) -> None:
+    # The count is right where the mean of a plain loop of the paper's draws is what it assumes.
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.where(torch.rand(40_000, generator=generator) < 0.95, window, window / 2)
+    drawn = torch.normal(centres.double(), 5, generator=generator).trunc().clamp(min=5)
+    assert window_count(1_000_000, window, random=True) == pytest.approx(
+        1_000_000 / float(drawn.mean()), rel=0.005
+    )
+
+
+def lengths_of(windows: WindowLoader) -> list[int]:
+    return [len(window.input) for window in windows]
+
+
+def test_lengths_follow_from_the_seed_and_the_epoch() -> None:
+    windows, again, other = random_loader(), random_loader(), random_loader(seed=1)
+    first, second = lengths_of(windows), lengths_of(windows)
+    assert [lengths_of(again), lengths_of(again)] == [first, second]
+    assert len({tuple(lengths) for lengths in (first, second, lengths_of(other))}) == 3
+
+
+@pytest.mark.parametrize("consumed", [1, 9, 26, 30, 51])  # of 26 an epoch
+def test_random_windows_go_on_where_another_loader_stopped(consumed: int) -> None:
+    whole, first, second = random_loader(), random_loader(), random_loader()
+    assert len(whole) == 26
+    expected = [lengths_of(whole) for _ in range(3)]
+    seen: list[int] = []
+    while len(seen) < consumed:
+        for window in first:
+            seen.append(len(window.input))
+            if len(seen) == consumed:
+                break
+    second.load_state_dict(first.state_dict())
+    while len(seen) < 3 * 26:
+        seen += lengths_of(second)
+    assert seen == [length for epoch in expected for length in epoch]
+
+
+def test_a_position_among_lengths_of_another_seed_is_refused() -> None:
+    windows = random_loader()
+    next(iter(windows))
+    with pytest.raises(ValueError, match=r"drawn from seed 0 .* got seed 1"):
+        random_loader(seed=1).load_state_dict(windows.state_dict())
+    streams = torch.zeros(500, 2, dtype=torch.int64)
+    with pytest.raises(ValueError, match="got seed None"):
+        WindowLoader(streams, streams, 20).load_state_dict(windows.state_dict())
 
 
 @given(columns=st.integers(1, 12), world_size=st.integers(1, 5))

@@ -5,6 +5,7 @@ import torch
 from lightning.pytorch import Callback
 from small_runs import make_data, make_model, make_trainer, parameters
 
+from rnnkit.callbacks.averaging import TriggeredAveraging
 from rnnkit.callbacks.generator_states import GeneratorStates
 
 
@@ -37,6 +38,85 @@ def test_a_resumed_run_equals_the_unbroken_one(corpus, tmp_path, cell, step):
     trainer.fit(resumed, make_data(corpus), ckpt_path=path)
     assert trainer.global_step == 40
     assert torch.equal(parameters(resumed), parameters(unbroken))
+
+
+AWD = {
+    "embedding_size": 8,
+    "hidden_size": 12,
+    "last_hidden_size": 8,
+    "tied": True,
+    "dropout": 0.2,
+    "locked_dropout": True,
+    "embedding_dropout": 0.1,
+    "weight_drop": 0.2,
+    "activation_regularization": 2.0,
+    "temporal_activation_regularization": 1.0,
+    "truncation_steps": 4,
+    "truncation_probability": 0.5,
+    "optimizer": lambda parameters: torch.optim.SGD(parameters, lr=3.0, momentum=0.5),
+}
+
+
+class Steps(Callback):
+    """Length of the window, and the rate, of every step."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        self.rate = optimizer.param_groups[0]["lr"]
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.seen.append((len(batch.input), self.rate))
+
+
+# 25 random windows an epoch, a check after every fourth: averaging begins with the third or fourth.
+@pytest.mark.parametrize("step", [7, 18, 25, 30, 47])
+def test_a_resumed_awd_lstm_equals_the_unbroken_one(corpus, tmp_path, step):
+    def fit(*callbacks, **options):
+        data = make_data(corpus, random_windows=True)
+        assert len(data.train_dataloader()) == 25
+        model, steps = make_model(data, **AWD), Steps()
+        averaging = TriggeredAveraging(interval=1)
+        trainer = make_trainer(
+            callbacks=[GeneratorStates(), averaging, steps, *callbacks],
+            val_check_interval=4,
+            max_steps=60,
+            max_epochs=-1,
+        )
+        trainer.fit(model, data, **options)
+        return model, averaging, steps.seen
+
+    path = tmp_path / "middle.ckpt"
+    unbroken, averaging, steps = fit(SaveAt(step, path))
+    assert len(averaging.scores) == 6 + 6 + 2
+    assert averaging.triggered
+    torch.manual_seed(1)
+    resumed, resumed_averaging, resumed_steps = fit(ckpt_path=path)
+    assert resumed_steps == steps[step:]
+    assert resumed_averaging.scores == averaging.scores
+    assert torch.equal(parameters(resumed), parameters(unbroken))
+    # The checkpoints lie on both sides of the trigger.
+    saved = torch.load(path, weights_only=True)
+    assert ("averaging_state" in saved) == (step > 7)
+
+
+def test_a_checkpoint_from_before_there_were_these_options_is_taken(corpus, tmp_path):
+    data = make_data(corpus)
+    save = SaveAt(7, tmp_path / "new.ckpt")
+    model = make_model(data)
+    make_trainer(callbacks=[save], max_steps=12).fit(model, data)
+    old = torch.load(save.path, weights_only=True)
+    known = {"vocabulary_size", "cell", "embedding_size", "hidden_size", "num_layers", "dropout"}
+    known |= {"tied", "init_range", "loss_reduction", "backend", "lr_scheduler_interval"}
+    for name in old["hyper_parameters"].keys() - known:
+        del old["hyper_parameters"][name]
+    (loader,) = old["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    del loader["epoch"], loader["seed"]
+    torch.save(old, tmp_path / "old.ckpt")
+    resumed = make_model(data)
+    make_trainer(max_steps=12).fit(resumed, make_data(corpus), ckpt_path=tmp_path / "old.ckpt")
+    assert torch.equal(parameters(resumed), parameters(model))
 
 
 def test_a_checkpoint_holds_the_carried_state_as_plain_tensors(corpus, tmp_path):
