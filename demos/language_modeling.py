@@ -23,7 +23,7 @@ from rich.table import Table
 
 from rnnkit.decoding.sampling import Sampler
 from rnnkit.generate import Writer
-from rnnkit.ngram import InterpolatedKneserNeyBigram, UnigramModel
+from rnnkit.ngram import InterpolatedKneserNey, UnigramModel
 from rnnkit.training import run
 
 CONFIG = Path(__file__).parents[1] / "configs" / "lm" / "python_docs.yaml"
@@ -46,7 +46,7 @@ def main() -> int:
     data = tested.datamodule
     size = data.vocabulary_size
     unigram = UnigramModel(data.train_tokens, size)
-    bigram = InterpolatedKneserNeyBigram(data.train_tokens, size, data.start_index)
+    bigram = InterpolatedKneserNey(data.train_tokens, size, 2, data.start_index)
     console.print(f"Perplexity on {len(data.test_tokens):,} words of held-out topics")
     table = Table()
     table.add_column("model")

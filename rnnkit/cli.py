@@ -18,8 +18,12 @@ commands:
   validate   score a checkpoint on the validation data: rnnkit validate -c ... --ckpt_path ...
   test       score a checkpoint on the test data: rnnkit test -c ... --ckpt_path ...
   predict    let a checkpoint predict: rnnkit predict -c ... --ckpt_path ...
+  study      train several configurations, with a table and pictures: rnnkit study ptb-small
   generate   let a language model write: rnnkit generate --ckpt ... --prompt ...
+  score      score a text with a language model: rnnkit score FILE --ckpt ...
+  plot       draw the curves of several runs in one picture: rnnkit plot runs/...
   translate  translate lines with a checkpoint: rnnkit translate --ckpt ... < in > out
+  tag        find entities in lines with a checkpoint: rnnkit tag --ckpt ... < in
   data       list the known datasets, get them, say where they lie
   bench      measure the layers against torch.nn and other peers: rnnkit bench --quick
 
@@ -96,16 +100,40 @@ def _train(arguments: list[str]) -> int:
     return 0
 
 
+def _study(arguments: list[str]) -> int:
+    from rnnkit.study import main as study
+
+    return study(arguments[1:])
+
+
 def _generate(arguments: list[str]) -> int:
     from rnnkit.generate import main as generate
 
     return generate(arguments[1:])
 
 
+def _score(arguments: list[str]) -> int:
+    from rnnkit.score import main as score
+
+    return score(arguments[1:])
+
+
+def _plot(arguments: list[str]) -> int:
+    from rnnkit.plot import main as plot
+
+    return plot(arguments[1:])
+
+
 def _translate(arguments: list[str]) -> int:
     from rnnkit.translate import main as translate
 
     return translate(arguments[1:])
+
+
+def _tag(arguments: list[str]) -> int:
+    from rnnkit.tag import main as tag
+
+    return tag(arguments[1:])
 
 
 def _data(arguments: list[str]) -> int:
@@ -125,8 +153,12 @@ _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "validate": _train,
     "test": _train,
     "predict": _train,
+    "study": _study,
     "generate": _generate,
+    "score": _score,
+    "plot": _plot,
     "translate": _translate,
+    "tag": _tag,
     "data": _data,
     "bench": _bench,
 }

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO
 from rnnkit.callbacks.curve import CurvePlot
+from rnnkit.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.callbacks.generator_states import GeneratorStates
 from rnnkit.callbacks.interrupt import StopOnInterrupt
 from rnnkit.callbacks.progress import TrainingProgress
@@ -27,17 +28,26 @@ RUNS = Path("runs")
 """Folder of all runs: `runs/<name of the configuration file>/version_<n>`."""
 
 
+_FROM_DATA = (
+    "vocabulary_size",
+    "source_vocabulary_size",
+    "target_vocabulary_size",
+    "character_vocabulary_size",
+    "tags",
+    "scheme",
+)
+
+
 class TrainingCLI(LightningCLI):
     """Any LightningModule and LightningDataModule, named by `class_path` in the configuration.
 
-    `vocabulary_size`, `source_vocabulary_size` and `target_vocabulary_size` of the model come from
-    the data where the two have one.
+    What is in `_FROM_DATA` the model gets from the data, where the two have it.
     """
 
     arguments: list[str]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let the data tell the model how large its vocabulary is; float32 products."""
+        """Let the data tell the model its vocabularies; float32 products."""
         parser.add_argument(
             "--float32_matmul_precision",
             type=Literal["highest", "high", "medium"],
@@ -46,7 +56,7 @@ class TrainingCLI(LightningCLI):
             "TF32 on a GPU, medium rounds their factors to bfloat16 on many CPUs; faster, less "
             "exact",
         )
-        for name in ("vocabulary_size", "source_vocabulary_size", "target_vocabulary_size"):
+        for name in _FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -79,6 +89,7 @@ class TrainingCLI(LightningCLI):
         kwargs["plugins"].append(AtomicCheckpointIO())
         callbacks = [
             GeneratorStates(),
+            KeepGoodCheckpoints(),
             CurvePlot(),
             StopOnInterrupt(shlex.join(["rnnkit", *self.arguments])),
         ]

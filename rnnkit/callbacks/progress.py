@@ -13,9 +13,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 # Often enough to look alive; drawing takes about a millisecond.
 _REFRESH_SECONDS = 0.25
 
+_SHOWN = {"train/loss": "loss {:.3f}", "train/ppl": "ppl {:.1f}", "train/grad_norm": "grad {:.2g}"}
+
 
 class TrainingProgress(ProgressBar):
-    """One bar for the whole run: time left, tokens per second, loss, perplexity.
+    """One bar for the whole run: time left, tokens per second, loss, perplexity, gradient's norm.
 
     After each validation a line with its scores stays on the screen. Where the output is no
     terminal there is no bar, only these lines. A batch's tokens are the elements of its `target`.
@@ -165,7 +167,7 @@ class TrainingProgress(ProgressBar):
         elapsed = time.perf_counter() - self._started  # with the validations between the steps
         parts = [epoch, f"{_clock(elapsed / done * left)} left", self._speed()]
         metrics = trainer.callback_metrics
-        for name, text in (("train/loss", "loss {:.3f}"), ("train/ppl", "ppl {:.1f}")):
+        for name, text in _SHOWN.items():
             if name in metrics:
                 parts.append(text.format(float(metrics[name])))
         return "  ".join(parts)

@@ -2,7 +2,8 @@
 
 A corpus is a folder with `train.txt`, `valid.txt` and `test.txt` (or `ptb.train.txt` and so on),
 a folder with one `input.txt`, or one text file; a single text is cut into the first 90 % of its
-tokens for training and 5 % each for validation and test. Or it is the name of a dataset.
+tokens for training and 5 % each for validation and test. Or it is the name of a dataset, of which
+two have a division of their own: `rnnkit.data.python_docs` and `rnnkit.data.ghazals`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from rnnkit.data import python_docs, storage
+from rnnkit.data import ghazals, python_docs, storage
 from rnnkit.data.registry import BUILT_IN, DATASETS, DataError
 from rnnkit.data.vocabulary import SENTENCE_END, UNKNOWN, Vocabulary
 
@@ -125,9 +126,11 @@ def read_corpus(corpus: str, level: Level, lowercase: bool = False) -> Corpus:
     """
     if corpus == BUILT_IN:
         return _read_python_docs(level, lowercase)
+    if corpus in ghazals.FILES:
+        return _read_ghazals(corpus, level, lowercase)
     paths = corpus_files(corpus)
     tokenizer = Tokenizer(level, lowercase)
-    parts = {name: tokenizer.tokenize(_read_text(path)) for name, path in paths.items()}
+    parts = {name: tokenizer.tokenize(read_text(path)) for name, path in paths.items()}
     for name, tokens in parts.items():
         if not any(token != tokenizer.start for token in tokens):
             raise DataError(f"{paths[name]} is empty: expected text, got {len(tokens)} tokens")
@@ -187,19 +190,45 @@ def _assign(corpus: str, files: Mapping[str, Path]) -> dict[str, Path]:
 
 def _names() -> str:
     names = [d.name for d in DATASETS.values() if d.task == "language modelling"]
-    return ", ".join([BUILT_IN, *names])
+    return ", ".join([BUILT_IN, *names, *ghazals.FILES])
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Text of a file.
+
+    Raises:
+        DataError: It cannot be read, or is no UTF-8.
+    """
     try:
-        return path.read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is no UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; "
-            "convert it, for example with `iconv -f LATIN1 -t UTF-8`"
-        ) from error
+        return decode_text(path.read_bytes(), str(path))
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror})") from error
+
+
+def decode_text(content: bytes, name: str) -> str:
+    """Text of bytes.
+
+    Args:
+        content: The bytes.
+        name: Where they come from, for an error.
+
+    Raises:
+        DataError: They are no UTF-8; the message has the first offset.
+    """
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{name} is no UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; "
+            "convert it, for example with `iconv -f LATIN1 -t UTF-8`"
+        ) from error
+
+
+def _read_ghazals(corpus: str, level: Level, lowercase: bool) -> Corpus:
+    tokenizer = Tokenizer(level, lowercase)
+    path = storage.fetch("hafez")[ghazals.FILES[corpus]]
+    parts = ghazals.split(read_text(path), str(path))
+    return Corpus(tokenizer, *(tokenizer.tokenize(part) for part in parts))
 
 
 def _read_python_docs(level: Level, lowercase: bool) -> Corpus:

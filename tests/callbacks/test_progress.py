@@ -18,6 +18,7 @@ class Model(LightningModule):
     def training_step(self, window: Window, batch_idx):
         self.log("train/loss", torch.tensor(3.25))
         self.log("train/ppl", torch.tensor(25.8), prog_bar=True)
+        self.log("train/grad_norm", torch.tensor(0.123))
         return self.weight * 1.0
 
     def validation_step(self, window, batch_idx):
@@ -45,9 +46,10 @@ def fit(monkeypatch, terminal):
     return output.getvalue()
 
 
-def test_the_bar_tells_place_time_left_speed_loss_and_perplexity(monkeypatch):
+def test_the_bar_tells_place_time_left_speed_loss_perplexity_and_gradient(monkeypatch):
     text = fit(monkeypatch, terminal=True)
-    for part in ("epoch 1/2", "epoch 2/2", "0:00 left", "tokens/s", "loss 3.250", "ppl 25.8"):
+    shown = ("epoch 1/2", "0:00 left", "tokens/s", "loss 3.250", "ppl 25.8", "grad 0.12")
+    for part in (*shown, "epoch 2/2"):
         assert part in text
     assert "validation 2/2" in text
 

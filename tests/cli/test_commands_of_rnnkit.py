@@ -15,6 +15,11 @@ import torch
 
 from rnnkit.cli import main
 
+COMMANDS = (
+    *("fit", "validate", "test", "predict", "study", "generate", "score", "plot", "translate"),
+    *("tag", "data", "bench"),
+)
+
 WORDS = ["the", "a", "cat", "dog", "sees", "hears", "likes", "tree"]
 
 CONFIG = """\
@@ -157,7 +162,7 @@ def test_generate_tells_what_it_does_not_know_and_counts(trained, rnnkit):
 def test_help_lists_every_command(rnnkit):
     status, output, _ = rnnkit(".", "--help")
     assert status == 0
-    for command in ("fit", "validate", "test", "predict", "generate", "translate", "data", "bench"):
+    for command in COMMANDS:
         assert f"\n  {command} " in output
 
 
@@ -165,10 +170,7 @@ def test_no_command_and_an_unknown_one_list_what_there_is(rnnkit):
     for arguments in ((), ("bogus",)):
         status, _, errors = rnnkit(".", *arguments)
         assert status == 2
-        assert (
-            "choose from fit, validate, test, predict, generate, translate, data, bench"
-            in sentence(errors)
-        )
+        assert f"choose from {', '.join(COMMANDS)}" in sentence(errors)
 
 
 def test_data_is_handed_to_its_own_command(rnnkit):

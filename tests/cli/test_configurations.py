@@ -74,6 +74,26 @@ def test_a_translation_model_trains_as_configured(path, tmp_path, monkeypatch):
     assert (run / "translations.txt").is_file()
 
 
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs" / "tagging").iterdir()), ids=lambda p: p.stem
+)
+def test_a_tagger_trains_as_configured(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "tagged"
+    folder.mkdir()
+    for name in ("train", "valid", "test"):
+        blocks = [f"{'the O' if i % 2 else 'a O'}\nAda B-PER\nLovelace I-PER" for i in range(40)]
+        (folder / f"{name}.txt").write_text("\n\n".join(blocks))
+    arguments = [
+        *("fit", "-c", str(path), "--data.init_args.corpus", str(folder)),
+        *("--trainer.accelerator", "cpu", "--trainer.max_steps", "2"),
+    ]
+    assert main(arguments) == 0
+    (run,) = (tmp_path / "runs" / path.stem).iterdir()
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert "val/f1" in (run / "metrics.csv").read_text()
+
+
 def test_the_precision_of_products_is_set(corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []

@@ -1,0 +1,88 @@
+r"""What a model wrote, on a terminal: nothing in it acts, and Persian stands as Persian does.
+
+A model of characters may write any character it has read, and one that it read in a log may be an
+escape sequence. Controls are shown as Python writes them, `\x1b`.
+
+Text in right-to-left letters is put between U+2067 RIGHT-TO-LEFT ISOLATE and U+2069 POP
+DIRECTIONAL ISOLATE. Terminals that order text by Unicode Annex 9 (those on VTE as GNOME's, Konsole,
+mlterm, PuTTY, macOS's) then take the line as one from right to left: its marks and the two halves
+of a couplet come to stand on the proper side. Some of them drop the isolates and decide by the
+line's first letter, which comes to the same here. Others (xterm, kitty, Alacritty, and tmux in any
+terminal) show the letters in the order in which they were written, from left to right, and give
+the isolates no column; a filter such as `fribidi` helps there.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from rich.cells import cell_len
+
+ISOLATE, POP = "\N{RIGHT-TO-LEFT ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
+
+GAP = 4
+"""Columns between the halves of a couplet."""
+
+# Embeddings, overrides, isolates and their ends: what follows them is ordered by them. The marks
+# U+200E and U+200F, and the joiners that Persian needs, act on their neighbours only.
+_DIRECTIONS = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
+_SEPARATORS = {"Cc", "Zl", "Zp"}  # controls, and what ends a line or paragraph beside \n
+
+
+def visible(text: str) -> str:
+    r"""The text with every control as an escape: `\x1b`, `\u202e`. Line ends and tabs remain."""
+    return "".join(
+        char.encode("unicode_escape").decode()
+        if char in _DIRECTIONS or (unicodedata.category(char) in _SEPARATORS and char not in "\n\t")
+        else char
+        for char in text
+    )
+
+
+def right_to_left(text: str) -> bool:
+    """Whether the first letter that has a direction is written from right to left."""
+    directions = (unicodedata.bidirectional(char) for char in text)
+    return next((each for each in directions if each in ("L", "R", "AL")), "L") != "L"
+
+
+def for_terminal(text: str) -> str:
+    """Lines of text as a terminal should get them."""
+    return "\n".join(_isolated(visible(line)) for line in text.split("\n"))
+
+
+def couplets(text: str, columns: int | None) -> str:
+    """Lines in pairs, each pair side by side.
+
+    Args:
+        text: Lines; a blank one separates poems, and a line without a second one stays alone.
+        columns: Width of the terminal: the halves stand in two columns, or below each other where
+            these are too wide. None: no terminal, the halves have a tab between them.
+    """
+    poems = [poem.split("\n") for poem in text.strip("\n").split("\n\n")]
+    pairs = [[poem[i : i + 2] for i in range(0, len(poem), 2)] for poem in poems]
+    if columns is None:
+        return "\n\n".join("\n".join("\t".join(pair) for pair in poem) for poem in pairs)
+    shown = [[[visible(line) for line in pair] for pair in poem] for poem in pairs]
+    widths = [
+        max(
+            (cell_len(pair[half]) for poem in shown for pair in poem if half < len(pair)), default=0
+        )
+        for half in (0, 1)
+    ]
+    if sum(widths) + GAP > columns:
+        return for_terminal(text.strip("\n"))
+    return "\n\n".join("\n".join(_side_by_side(pair, widths) for pair in poem) for poem in shown)
+
+
+def _side_by_side(pair: Sequence[str], widths: Sequence[int]) -> str:
+    # Padded at both ends of the second half: from right to left its end is at the left.
+    halves = [
+        half + " " * (width - cell_len(half)) for half, width in zip(pair, widths, strict=False)
+    ]
+    line = (" " * GAP).join(halves)
+    return _isolated(line) if right_to_left(line) else line.rstrip()
+
+
+def _isolated(line: str) -> str:
+    return f"{ISOLATE}{line}{POP}" if right_to_left(line) else line
