@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 
@@ -87,12 +88,15 @@ class TrainingCLI(LightningCLI):
         plugins = settings.get("plugins") or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins])]
         kwargs["plugins"].append(AtomicCheckpointIO())
-        callbacks = [
+        callbacks: list[Callback] = [
             GeneratorStates(),
             KeepGoodCheckpoints(),
             CurvePlot(),
             StopOnInterrupt(shlex.join(["rnnkit", *self.arguments])),
         ]
+        if settings.get("enable_checkpointing") is not False:
+            # To go on with. ModelCheckpoint's own save_last writes it only beside a better one.
+            callbacks.append(ModelCheckpoint(filename="last", enable_version_counter=False))
         if settings.get("enable_progress_bar") is not False:
             callbacks.append(TrainingProgress())
         self.trainer_defaults["callbacks"] = callbacks

@@ -37,7 +37,7 @@ trainer:
   num_sanity_val_steps: 0
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {monitor: val/ppl, mode: min, filename: best, save_last: true}
+      init_args: {monitor: val/ppl, mode: min, filename: best}
 """
 
 
@@ -114,6 +114,21 @@ def test_fit_writes_a_run_named_after_its_configuration(trained):
     assert {"train/loss", "train/ppl", "val/ppl", "val/bits_per_token"} <= set(header.split(","))
     assert "tokens/s" in output
     assert "val/ppl" in output
+
+
+def test_the_last_checkpoint_is_the_last_epoch_s_also_where_that_is_worse(trained, rnnkit):
+    folder, _ = trained
+    # The highest perplexity, that of the first epoch, shall be the best.
+    (folder / "worse.yaml").write_text(CONFIG.replace("mode: min", "mode: max"))
+    status, _, errors = rnnkit(folder, "fit", "-c", "worse.yaml", "--trainer.max_epochs", "3")
+    assert status == 0, errors
+    checkpoints = folder / "runs" / "worse" / "version_0" / "checkpoints"
+    epochs = {
+        name: torch.load(checkpoints / f"{name}.ckpt", weights_only=True)["epoch"]
+        for name in ("best", "last")
+    }
+    assert epochs["last"] == 2
+    assert epochs["best"] == 0
 
 
 def test_the_saved_configuration_runs_again_and_goes_on(trained, rnnkit):

@@ -32,7 +32,7 @@ trainer:
   num_sanity_val_steps: 0
   callbacks:
     - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {monitor: val/ppl, mode: min, filename: best, save_last: true,
+      init_args: {monitor: val/ppl, mode: min, filename: best,
                   enable_version_counter: false}
 """
 
