@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo demo-translation test lint bench clean
+.PHONY: help demo demo-translation demo-tagging test lint bench clean
 
 help:
 	@echo "make demo   train a language model on Python's own documentation, in under two minutes"
 	@echo "make demo-translation   train a model to read dates, in under two minutes"
+	@echo "make demo-tagging       train a model to find names and dates, in under two minutes"
 	@echo "make test   run the tests (real corpora too, where RNNKIT_DATA_DIR points to them)"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  the layers beside torch.nn's, six cases, with tables and charts"
@@ -25,6 +26,9 @@ demo: $(INSTALLED)
 
 demo-translation: $(INSTALLED)
 	$(BIN)/python demos/translation.py
+
+demo-tagging: $(INSTALLED)
+	$(BIN)/python demos/tagging.py
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

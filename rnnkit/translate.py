@@ -18,13 +18,13 @@ import torch
 from rnnkit.data.subwords import LineTokenizer
 from rnnkit.data.translation import BEGIN, END, source_batch, tokenizers
 from rnnkit.decoding import BeamSearch, Hypothesis
+from rnnkit.lines import Notes, decoded_lines
 from rnnkit.pictures import draw_attention
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.translation import Translation
 
 # Batches that are read, sorted by length and written together.
 AHEAD = 16
-MOST_NOTES = 5
 PICTURES = (".png", ".pdf", ".svg")
 MOST_DRAWN = 200  # tokens: a picture has an end
 
@@ -105,24 +105,6 @@ class Translator:
         return search(self.model, (source.to(self.model.device), lengths), begin, END)
 
 
-class Notes:
-    """The first few notes on standard error, and at the end how many more there were."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, text: str) -> None:
-        """Note something."""
-        self.count += 1
-        if self.count <= MOST_NOTES:
-            print(f"rnnkit translate: {text}", file=sys.stderr)
-
-    def close(self) -> None:
-        """Tell how many were not shown."""
-        if self.count > MOST_NOTES:
-            print(f"rnnkit translate: {self.count - MOST_NOTES} more notes", file=sys.stderr)
-
-
 def main(argv: list[str]) -> int:
     """Run `rnnkit translate` with the arguments that follow these two words.
 
@@ -196,9 +178,9 @@ def main(argv: list[str]) -> int:
     )
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # as what is read
-    notes = Notes()
+    notes = Notes("rnnkit translate")
     sizes = arguments.batch_size, arguments.max_source
-    found = translator.translate(_lines(sys.stdin.buffer, notes), search, *sizes, notes)
+    found = translator.translate(decoded_lines(sys.stdin.buffer, notes), search, *sizes, notes)
     decode = translator.target_tokenizer.decode
     for number, (source, best) in enumerate(found):
         if arguments.n_best is None:
@@ -214,17 +196,6 @@ def main(argv: list[str]) -> int:
         notes("--attention: no line has text, nothing was drawn")
     notes.close()
     return 0
-
-
-def _lines(stream: Any, note: Callable[[str], None]) -> Iterator[str]:
-    """Lines of a byte stream, whatever they hold: what is no UTF-8 becomes U+FFFD, with a note."""
-    for number, raw in enumerate(stream, 1):
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark
-        text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
-        if "\ufffd" in text and b"\xef\xbf\xbd" not in raw:
-            note(f"line {number} is no UTF-8 (iconv -t utf-8 converts)")
-        yield text
 
 
 def _one_line(text: str) -> str:

@@ -1,6 +1,6 @@
-"""Batches of pairs of similar length, within a budget of padded tokens.
+"""Batches of examples of similar length.
 
-    all pairs      sorted by length, once
+    all examples   sorted by length, once
     pools          stretches of that order, each of a few full batches
     each epoch     every pool shuffled and cut into its batches, then all batches shuffled
 
@@ -13,7 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from random import Random
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 POOL_BATCHES = 4
 """Batches in a pool: more mix better and pad more."""
@@ -31,7 +34,27 @@ class Batches(Protocol):
         """Indices of the examples of each batch in an epoch, counted from 0."""
 
 
-class TokenBuckets:
+class _Buckets:
+    """Shuffled batches from pools of examples of similar length."""
+
+    def __init__(self, pools: list[tuple[list[int], int]], seed: int) -> None:
+        self._pools = pools
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return sum(number for _, number in self._pools)
+
+    def epoch(self, epoch: int) -> list[list[int]]:
+        """Indices of the examples of each batch in an epoch, counted from 0."""
+        random = Random(f"{self.seed} {epoch}")  # a string, for a sum would repeat orders
+        batches = []
+        for members, number in self._pools:
+            batches += evenly(random.sample(members, len(members)), number)
+        random.shuffle(batches)
+        return batches
+
+
+class TokenBuckets(_Buckets):
     """Shuffled batches of pairs of similar length, every pair once an epoch.
 
     A batch of B pairs holds at most `batch_tokens` tokens on either side with its padding: B·T
@@ -63,7 +86,6 @@ class TokenBuckets:
                 f"{batch_tokens}: raise batch_tokens or lower max_length"
             )
         self.batch_tokens = batch_tokens
-        self.seed = seed
         # Longest first, so that what is left over at the end is short. By the longer side, so that
         # no long line takes the room of many short pairs; then by the difference, up and down in
         # turn, so that neighbours are alike. On Multi30k 5 % of the target and 9 % of the source
@@ -75,19 +97,28 @@ class TokenBuckets:
                 (-1) ** lengths[i] * (source_lengths[i] - target_lengths[i]),
             ),
         )
-        self._pools = _cut(order, lengths, batch_tokens)
+        super().__init__(_cut(order, lengths, batch_tokens), seed)
 
-    def __len__(self) -> int:
-        return sum(number for _, number in self._pools)
 
-    def epoch(self, epoch: int) -> list[list[int]]:
-        """Indices of the pairs of each batch in an epoch, counted from 0."""
-        random = Random(f"{self.seed} {epoch}")  # a string, for a sum would repeat orders
-        batches = []
-        for members, number in self._pools:
-            batches += evenly(random.sample(members, len(members)), number)
-        random.shuffle(batches)
-        return batches
+class SentenceBuckets(_Buckets):
+    """Shuffled batches of as many sentences each, of similar length, every one once an epoch.
+
+    Args:
+        lengths: Tokens of each sentence.
+        batch_size: Most sentences of a batch.
+        seed: The order of an epoch follows from this and the epoch's number.
+
+    Raises:
+        ValueError: There is no sentence, or `batch_size` is below 1.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int = 0) -> None:
+        if not lengths:
+            raise ValueError("expected 1 sentence or more, got 0")
+        if batch_size < 1:
+            raise ValueError(f"expected a batch size of 1 or more, got {batch_size}")
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        super().__init__(_cut(order, [1] * len(lengths), batch_size), seed)
 
 
 def _cut(order: list[int], lengths: list[int], batch_tokens: int) -> list[tuple[list[int], int]]:
@@ -168,7 +199,7 @@ class BatchLoader(Generic[BatchType]):
         smallest = min(len(batch) for batch in batches.epoch(0))
         if smallest < world_size:
             raise ValueError(
-                f"a batch of {smallest} pairs cannot be shared by {world_size} processes: raise "
+                f"a batch of {smallest} examples cannot be shared by {world_size} processes: raise "
                 "the batch size or batch_tokens, or take fewer devices"
             )
         self._batches = batches
@@ -179,6 +210,36 @@ class BatchLoader(Generic[BatchType]):
         self._epoch = first_epoch
         self._position = 0  # of the next batch
         self._started = False  # whether this loader gave a batch of this epoch
+
+    @classmethod
+    def for_trainer(
+        cls,
+        batches: Batches,
+        collate: Callable[[list[int]], BatchType],
+        trainer: Trainer | None,
+        training: bool,
+    ) -> BatchLoader[BatchType]:
+        """The loader of this process.
+
+        Args:
+            batches: The examples of each batch.
+            collate: Makes the batch from the indices of its examples.
+            trainer: Whose processes share the batches; None: one process.
+            training: Whether these are the training batches, which go on from the trainer's epoch
+                and end with its `limit_train_batches`.
+        """
+        if trainer is None:
+            return cls(batches, collate)
+        rank, world_size = trainer.global_rank, trainer.world_size
+        if not training:
+            return cls(batches, collate, rank, world_size)
+        limit = trainer.limit_train_batches  # the Trainer's own arithmetic
+        most = int(len(batches) * limit) if isinstance(limit, float) else min(len(batches), limit)
+        # From a checkpoint of an epoch's end Lightning loads no state of a loader: the number of
+        # finished epochs alone tells which one is next, as for torch's DistributedSampler.
+        progress = trainer.fit_loop.epoch_progress.current
+        first_epoch = progress.processed  # type: ignore[attr-defined]
+        return cls(batches, collate, rank, world_size, most, first_epoch)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -214,6 +275,6 @@ class BatchLoader(Generic[BatchType]):
             raise ValueError(
                 f"the checkpoint was saved within an epoch, before batch {position} of {saved}: "
                 f"going on there needs the same batches, got {len(self)}; use the same corpus, "
-                "batch_tokens and max_length"
+                "batch_size or batch_tokens, and max_length"
             )
         self._epoch, self._position, self._started = state_dict["epoch"], position, False

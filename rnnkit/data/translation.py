@@ -225,13 +225,7 @@ class TranslationData(LightningDataModule):
             self.batch_tokens,
             self.seed,
         )
-        # From a checkpoint of an epoch's end Lightning loads no state of a loader: the number of
-        # finished epochs alone tells which one is next, as for torch's DistributedSampler.
-        first_epoch = 0
-        if self.trainer is not None:
-            progress = self.trainer.fit_loop.epoch_progress.current
-            first_epoch = progress.processed  # type: ignore[attr-defined]
-        return self._loader(batches, self._train, self._limit(len(batches)), first_epoch)
+        return self._loader(batches, self._train, training=True)
 
     def val_dataloader(self) -> BatchLoader[Pairs]:
         """Batches of the validation pairs, this process's share of each."""
@@ -242,21 +236,9 @@ class TranslationData(LightningDataModule):
         return self._loader(InOrder(len(self._test.sources), self.eval_batch_size), self._test)
 
     def _loader(
-        self,
-        batches: Batches,
-        split: _Split,
-        batches_per_epoch: int | None = None,
-        first_epoch: int = 0,
+        self, batches: Batches, split: _Split, training: bool = False
     ) -> BatchLoader[Pairs]:
-        rank, world_size = 0, 1
-        if self.trainer is not None:
-            rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        return BatchLoader(batches, split.collate, rank, world_size, batches_per_epoch, first_epoch)
-
-    def _limit(self, batches: int) -> int:
-        """Batches of a training epoch, by the Trainer's own arithmetic."""
-        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
-        return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        return BatchLoader.for_trainer(batches, split.collate, self.trainer, training)
 
     def transfer_batch_to_device(
         self, batch: Pairs, device: torch.device, dataloader_idx: int

@@ -19,18 +19,26 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import SGD
 
 from rnnkit.data.windows import IGNORED, Window
 from rnnkit.metrics.perplexity import Perplexity, bits_per_token
 from rnnkit.nn import GRU, LSTM, RNN
 from rnnkit.nn.dropout import DroppedEmbedding, LockedDropout
+from rnnkit.nn.hierarchical_softmax import HierarchicalSoftmax
 from rnnkit.nn.layerwise import Layerwise, recurrent_layers
+from rnnkit.nn.sampled_softmax import SampledSoftmax
+from rnnkit.nn.softmax import AdaptiveSoftmax, CountedOutputLayer, FullSoftmax, OutputLayer
 from rnnkit.nn.truncation import State, Truncation, map_state
 from rnnkit.tasks.window_rates import WindowTask
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
+OUTPUTS = {
+    "full": FullSoftmax,
+    "adaptive": AdaptiveSoftmax,
+    "sampled": SampledSoftmax,
+    "hierarchical": HierarchicalSoftmax,
+}
 
 
 class LanguageModel(WindowTask):
@@ -56,8 +64,12 @@ class LanguageModel(WindowTask):
         activation_regularization: alpha, for small activations of the last layer.
         temporal_activation_regularization: beta, for slow ones.
         last_hidden_size: H of the last layer; none: `hidden_size`.
+        output: Kind of softmax. full; adaptive: rare words in narrow clusters; sampled: trained on
+            the targets and some words drawn by how often they occur, so that `train/ppl` is an
+            estimate; hierarchical: decisions in a Huffman tree. Scores are exact for all of them.
+        output_samples: How many words output sampled draws for each window.
         tied: Use the embedding as the softmax's weight as well (Press and Wolf 2017, arXiv
-            1608.05859); needs the last layer as wide as the embedding.
+            1608.05859); needs the last layer as wide as the embedding, and output full or sampled.
         init_range: Draw every parameter, biases included, from U(-init_range, init_range).
         init_recurrent: Do so for the recurrent layers too; false: U(-1/sqrt(H), 1/sqrt(H)).
         truncation_steps: Steps between the places inside a window where its gradient may be cut;
@@ -75,7 +87,7 @@ class LanguageModel(WindowTask):
         lr_scheduler_interval: Whether the scheduler counts epochs or optimizer steps.
 
     Raises:
-        ValueError: A size, probability or range is out of bounds, or tied sizes differ.
+        ValueError: A size, probability or range is out of bounds, or tied weights do not fit.
 
     Example:
         >>> model = LanguageModel(vocabulary_size=50, hidden_size=8, embedding_size=8)
@@ -86,7 +98,7 @@ class LanguageModel(WindowTask):
 
     shape_arguments = (
         "vocabulary_size", "cell", "embedding_size", "hidden_size", "num_layers", "tied",
-        "last_hidden_size", "locked_dropout",
+        "last_hidden_size", "locked_dropout", "output",
     )  # fmt: skip
     equal_batches = True
 
@@ -106,6 +118,8 @@ class LanguageModel(WindowTask):
         activation_regularization: float = 0.0,
         temporal_activation_regularization: float = 0.0,
         last_hidden_size: int | None = None,
+        output: Literal["full", "adaptive", "sampled", "hierarchical"] = "full",
+        output_samples: int = 1000,
         tied: bool = False,
         init_range: float = 0.1,
         init_recurrent: bool = True,
@@ -130,6 +144,11 @@ class LanguageModel(WindowTask):
             raise ValueError(
                 "tied weights need embedding_size = hidden_size, or last_hidden_size where that is "
                 f"given, got {embedding_size} and {last_size}"
+            )
+        if tied and output not in ("full", "sampled"):
+            raise ValueError(
+                f"tied weights need output full or sampled, got {output}, whose weights are not "
+                "one row a word"
             )
         for name, value, most in (
             ("dropout", dropout, 1),
@@ -162,7 +181,8 @@ class LanguageModel(WindowTask):
             weight_drop=weight_drop,
             backend=backend,
         )
-        self.decoder = nn.Linear(last_size, vocabulary_size)
+        samples = (output_samples,) if output == "sampled" else ()
+        self.decoder: OutputLayer = OUTPUTS[output](last_size, vocabulary_size, *samples)
         if tied:
             self.decoder.weight = self.embedding.weight
         for name, parameter in self.named_parameters():
@@ -182,7 +202,7 @@ class LanguageModel(WindowTask):
             state: What the previous window returned; None: zeros.
 
         Returns:
-            Logits (T, B, V), and the state after the last step.
+            Scores (T, B, V), whose softmax is the distribution, and the state after the last step.
         """
         output, state = self._read(input, state)
         return self.decoder(self.dropout(output)), state
@@ -196,6 +216,12 @@ class LanguageModel(WindowTask):
         if isinstance(self.rnn, Layerwise):
             return self.rnn(embedded, state, truncation)  # type: ignore[no-any-return]
         return truncation.run(self.rnn, embedded, state)
+
+    def setup(self, stage: str) -> None:
+        """Tell the output layer how often words occur; a checkpoint's counts come after that."""
+        tokens = getattr(self.trainer.datamodule, "train_tokens", None)  # type: ignore[attr-defined]
+        if isinstance(self.decoder, CountedOutputLayer) and tokens is not None:
+            self.decoder.set_counts(tokens.bincount(minlength=self.decoder.vocabulary_size))
 
     def start(self, source: Tensor) -> State | None:
         """State after reading a text; None for one without tokens.
@@ -248,12 +274,7 @@ class LanguageModel(WindowTask):
         output, state = self._read(window.input, state)
         self._training_state = map_state(state, Tensor.detach)
         dropped = self.dropout(output)
-        summed = F.cross_entropy(
-            self.decoder(dropped).flatten(0, 1),
-            window.target.flatten(),
-            ignore_index=IGNORED,
-            reduction="sum",
-        )
+        summed = self.decoder.loss(dropped.flatten(0, 1), window.target.flatten(), IGNORED)
         targets = (window.target != IGNORED).sum()
         penalised = summed + self._penalty(output, dropped) * targets
         loss = self.loss_per_target(penalised, targets, likelihood=summed)

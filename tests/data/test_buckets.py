@@ -202,5 +202,5 @@ def test_a_position_holds_for_any_number_of_processes() -> None:
 
 
 def test_batches_too_small_to_be_shared_are_refused() -> None:
-    with pytest.raises(ValueError, match="batch of 2 pairs cannot be shared by 3 processes"):
+    with pytest.raises(ValueError, match="batch of 2 examples cannot be shared by 3 processes"):
         BatchLoader(InOrder(5, 3), list, 0, 3)

@@ -1,0 +1,267 @@
+"""`rnnkit tag`: entities in lines of text."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from rich.console import Console
+from rich.text import Text
+
+from rnnkit.data.schemes import Entity, entities
+from rnnkit.data.words import WordEncoder
+from rnnkit.lines import Notes, decoded_lines
+from rnnkit.tasks.base import load_for_use
+from rnnkit.tasks.tagging import Tagger
+
+# Batches that are read, sorted by length and written together.
+AHEAD = 16
+
+# Abbreviations with their dots; numbers with their marks; an English genitive or contraction; words
+# with the hyphens in them; any other mark by itself.
+_TOKEN = re.compile(
+    r"(?:[^\W\d_]\.){2,}|\d+(?:[.,:/-]\d+)+|(?<=\w)['’][^\W\d_]{1,2}\b|\w+(?:-\w+)*|[^\w\s]"
+)
+
+# Control characters, and those that end a line or turn the text around. Not all that Unicode does
+# not print: what joins letters and keeps them apart belongs to the words of some scripts.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+
+# Backgrounds on which black is readable, for as many types as one tells apart.
+_COLOURS = ("#ffd166", "#8ecae6", "#95d5b2", "#f4acb7", "#cdb4db", "#e9c46a", "#a8dadc", "#d9d9d9")
+
+
+class TaggedLine(NamedTuple):
+    """A line with its tags.
+
+    Attributes:
+        words: Its tokens.
+        tags: One for each.
+        entities: What the tags say.
+        confidences: Of each entity, see `Tagger.confidences`.
+    """
+
+    words: list[str]
+    tags: list[str]
+    entities: list[Entity]
+    confidences: list[float]
+
+
+def tokenize(line: str) -> list[str]:
+    """Words and marks of a line of text.
+
+    Example:
+        >>> tokenize("Ada Lovelace's U.S. tour cost $1,200.")
+        ['Ada', 'Lovelace', "'s", 'U.S.', 'tour', 'cost', '$', '1,200', '.']
+    """
+    return _TOKEN.findall(line)
+
+
+@dataclass(frozen=True)
+class EntityTagger:
+    """A tagger with the encoder of the words that it was trained with.
+
+    Attributes:
+        model: In evaluation mode.
+        encoder: Of the sentences that it reads.
+    """
+
+    model: Tagger
+    encoder: WordEncoder
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str]) -> EntityTagger:
+        """Load a checkpoint of `Tagger` trained on `TaggingData`, on the CPU.
+
+        Args:
+            path: The checkpoint.
+
+        Raises:
+            CheckpointError: It is missing, damaged or of another task.
+        """
+        model, data = load_for_use(path, Tagger, "TaggingData", "tagger")
+        return cls(model, WordEncoder.from_state_dict(data["encoder"]))
+
+    @torch.no_grad()
+    def tag(self, sentences: Sequence[Sequence[str]]) -> list[TaggedLine]:
+        """Tag some sentences at once.
+
+        Args:
+            sentences: The words of each; one without words has no tags.
+        """
+        found = [TaggedLine([], [], [], []) for _ in sentences]
+        full = [i for i, words in enumerate(sentences) if words]
+        if not full:
+            return found
+        batch = self.encoder.encode([sentences[i] for i in full]).to(self.model.device)
+        emissions = self.model(batch)
+        tags = self.model.decode(emissions, batch)
+        spans = [entities(each, self.model.scheme) for each in tags]
+        sure = self.model.confidences(emissions, batch, tags, spans)
+        for i, *parts in zip(full, tags, spans, sure, strict=True):
+            found[i] = TaggedLine(list(sentences[i]), *parts)  # type: ignore[arg-type]
+        return found
+
+    def tag_lines(
+        self, lines: Iterable[str], split: Callable[[str], list[str]], batch_size: int
+    ) -> Iterator[TaggedLine]:
+        """Tag lines as they come.
+
+        Args:
+            lines: A sentence each.
+            split: Cuts a line into words.
+            batch_size: Lines at once; with 1 each is tagged before the next is asked for.
+
+        Yields:
+            One for every line, in order.
+        """
+        source = iter(lines)
+        ahead = 1 if batch_size == 1 else AHEAD * batch_size
+        while chunk := [split(line) for line in islice(source, ahead)]:
+            found: dict[int, TaggedLine] = {}
+            # Of similar length, the longest first: too little memory shows at once.
+            order = sorted(range(len(chunk)), key=lambda i: -len(chunk[i]))
+            for start in range(0, len(order), batch_size):
+                batch = order[start : start + batch_size]
+                found |= zip(batch, self.tag([chunk[i] for i in batch]), strict=True)
+            for i in range(len(chunk)):
+                yield found[i]
+
+
+def conll(line: TaggedLine) -> str:
+    """A word a line with its tag and, within an entity, that entity's confidence; tabs between."""
+    sure = [""] * len(line.words)
+    for entity, confidence in zip(line.entities, line.confidences, strict=True):
+        sure[entity.start : entity.end] = [f"{confidence:.4f}"] * (entity.end - entity.start)
+    rows = zip(map(_printable, line.words), map(_printable, line.tags), sure, strict=True)
+    return "".join("\t".join(row).rstrip("\t") + "\n" for row in rows)
+
+
+def as_json(line: TaggedLine) -> str:
+    """One JSON object: tokens, tags, and entities with text, place and confidence."""
+    found = [
+        {
+            "type": entity.type,
+            "text": " ".join(line.words[entity.start : entity.end]),
+            "start": entity.start,
+            "end": entity.end,
+            "confidence": round(confidence, 4),
+        }
+        for entity, confidence in zip(line.entities, line.confidences, strict=True)
+    ]
+    parts = {"tokens": line.words, "tags": line.tags, "entities": found}
+    # Nothing is lost: what is not printed as it is, is escaped.
+    text = json.dumps(parts, ensure_ascii=False)
+    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def coloured(line: TaggedLine, colours: dict[str, str]) -> Text:
+    """The line with its entities on a ground of their type's colour.
+
+    Args:
+        line: A tagged line.
+        colours: Of each type.
+    """
+    starts = {entity.start: n for n, entity in enumerate(line.entities)}
+    text, step = Text(), 0
+    while step < len(line.words):
+        if step:
+            text.append(" ")
+        if (n := starts.get(step)) is None:
+            text.append(_printable(line.words[step]))
+            step += 1
+            continue
+        entity = line.entities[n]
+        words = " ".join(map(_printable, line.words[entity.start : entity.end]))
+        ground = colours.get(entity.type, _COLOURS[-1])
+        text.append(f" {words} ", style=f"black on {ground}")
+        label = f"{_printable(entity.type)} {100 * line.confidences[n]:.0f}% "
+        text.append(label, style=f"italic #555555 on {ground}")
+        step = entity.end
+    return text
+
+
+def colours_of(tags: Iterable[str]) -> dict[str, str]:
+    """A colour for each type of a model's tags."""
+    types = dict.fromkeys(tag.partition("-")[2] for tag in tags if tag != "O")
+    return {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(types)}
+
+
+def _printable(word: str) -> str:
+    """A word without what would move the cursor or turn the text around."""
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", word)
+
+
+def main(argv: list[str]) -> int:
+    """Run `rnnkit tag` with the arguments that follow these two words.
+
+    Args:
+        argv: Arguments, for example `["--ckpt", "best.ckpt"]`.
+
+    Returns:
+        Exit status: 0.
+
+    Raises:
+        ValueError: The checkpoint or an argument cannot be used.
+    """
+    parser = argparse.ArgumentParser(
+        prog="rnnkit tag",
+        description="Find entities in standard input, a sentence a line.",
+        epilog="rnnkit tag --ckpt best.ckpt < text.txt",
+    )
+    add = parser.add_argument
+    add("--ckpt", required=True, metavar="PATH", help="checkpoint of `rnnkit fit`")
+    add(
+        "--format",
+        choices=("colour", "conll", "json"),
+        help="colour: entities on colours, with type and confidence; conll: a word a line with its "
+        "tag and confidence; json: an object a line (default: colour on a terminal, else conll)",
+    )
+    add("--tokenized", action="store_true", help="blanks stand between all words and marks already")
+    add(
+        "--batch-size",
+        type=int,
+        default=64,
+        metavar="N",
+        help=f"lines at once, of {AHEAD} times as many that are read ahead (default: 64); 1 "
+        "answers every line before it reads the next",
+    )
+    add("--device", help="cuda or cpu (default: a GPU if there is one)")
+    arguments = parser.parse_args(argv)
+    if arguments.batch_size < 1:
+        raise ValueError(f"expected batch_size of 1 or more, got {arguments.batch_size}")
+    tagger = EntityTagger.from_checkpoint(arguments.ckpt)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        tagger.model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # as what is read
+    shown = arguments.format or ("colour" if sys.stdout.isatty() else "conll")
+    # Colours that are asked for are written, also into a pipe to a pager.
+    console = Console(force_terminal=True if arguments.format == "colour" else None)
+    colours = colours_of(tagger.model.tags)
+    notes = Notes("rnnkit tag")
+    split: Callable[[str], list[str]] = str.split if arguments.tokenized else tokenize
+    lines = decoded_lines(sys.stdin.buffer, notes)
+    for line in tagger.tag_lines(lines, split, arguments.batch_size):
+        if shown == "colour":
+            with console.capture() as written:  # a closed pipe is told by our own print
+                console.print(coloured(line, colours), soft_wrap=not console.is_terminal)
+            print(written.get(), end="")
+        else:
+            print(as_json(line) if shown == "json" else conll(line))
+        if arguments.batch_size == 1:
+            sys.stdout.flush()
+    notes.close()
+    return 0
