@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -26,10 +27,20 @@ from rnnkit.tasks.tagging import Tagger
 # Batches that are read, sorted by length and written together.
 AHEAD = 16
 
+# What goes on with a word, though \w leaves it out: the vowel signs of many scripts, accents that
+# are characters of their own, and what joins letters or keeps them apart.
+_SIGN = "[\u200c\u200d{}]".format(
+    "".join(
+        sign for sign in map(chr, range(0x300, 0x1F000)) if unicodedata.category(sign)[0] == "M"
+    )
+)
+_WORD = rf"\w+(?:{_SIGN}\w*)*"  # not one class of both, which takes twice as long
+
 # Abbreviations with their dots; numbers with their marks; an English genitive or contraction; words
 # with the hyphens in them; any other mark by itself.
 _TOKEN = re.compile(
-    r"(?:[^\W\d_]\.){2,}|\d+(?:[.,:/-]\d+)+|(?<=\w)['’][^\W\d_]{1,2}\b|\w+(?:-\w+)*|[^\w\s]"
+    r"(?:[^\W\d_]\.){2,}|\d+(?:[.,:/-]\d+)+"
+    rf"|['’](?:(?<=\w.)|(?<={_SIGN}.))[^\W\d_]{{1,2}}\b|{_WORD}(?:-{_WORD})*|[^\w\s]"
 )
 
 # Control characters, and those that end a line or turn the text around. Not all that Unicode does

@@ -222,12 +222,26 @@ def crf(
 
     Raises:
         ValueError: lengths of the wrong shape, dtype or value; an unknown backend.
-        RuntimeError: `backend="triton"` where the kernels can't run.
+        RuntimeError: scores of shapes that do not fit; `backend="triton"` where the kernels can't
+            run.
 
     Example:
         >>> weights = torch.randn(4, 4), torch.randn(4), torch.randn(4)
         >>> log_z = crf(torch.randn(7, 2, 4), *weights, torch.tensor([7, 3]))
     """
+    if emissions.dim() != 3 or emissions.shape[0] == 0 or emissions.shape[2] == 0:
+        raise RuntimeError(
+            "expected emissions (T, B, K) of one step and one tag or more, got "
+            f"{tuple(emissions.shape)}"
+        )
+    tags = emissions.shape[2]
+    # The kernels take their steps from K: other sizes would be read past their ends.
+    if transitions.shape != (tags, tags) or not start.shape == end.shape == (tags,):
+        raise RuntimeError(
+            f"expected transitions ({tags}, {tags}), start ({tags},) and end ({tags},) for "
+            f"emissions of {tags} tags, got {tuple(transitions.shape)}, {tuple(start.shape)} and "
+            f"{tuple(end.shape)}"
+        )
     lengths = _checked_lengths(lengths, emissions, 1).to(emissions.device)
     return linear_chain.log_partition(emissions, transitions, start, end, lengths, backend)
 

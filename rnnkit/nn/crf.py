@@ -145,7 +145,7 @@ class CRF(nn.Module):
                 reduction, or, with `constrain_training`, a path that breaks a constraint. On a GPU,
                 where to look would make the host wait, such a path has a log-likelihood of −∞
                 instead, and a mask that is off in a first step stops the device.
-            IndexError: A tag outside [0, K), or no step at all.
+            IndexError: A tag outside [0, K), on a GPU a device assertion; or no step at all.
         """
         emissions, mask = self._checked(emissions, mask, tags)
         if reduction not in REDUCTIONS:
@@ -209,7 +209,9 @@ class CRF(nn.Module):
             given = given.to(self._dtype(emissions))
             given = given if given.requires_grad else given.detach().requires_grad_()
             real, lengths, _ = compact(*self._checked(given, mask))
-            log_z = functional.crf(real, *self._weights(real, True), lengths, backend=self.backend)
+            weights = self._weights(real, constrained=True)
+            moves, start, end = (w.clone() if w.is_inference() else w for w in weights)
+            log_z = functional.crf(real, moves, start, end, lengths, backend=self.backend)
             (found,) = torch.autograd.grad(log_z.sum(), given, create_graph=again)
         return found
 

@@ -318,7 +318,7 @@ class Tagger(Task):
             return -likelihood
         # On the CPU, where the lengths are: how many words there are must not wait for the device.
         inside = torch.arange(len(emissions)).unsqueeze(1) < batch.sentences.lengths
-        words = inside.flatten().nonzero().squeeze(1).to(emissions.device)
+        words = inside.flatten().nonzero().squeeze(1).to(emissions.device, non_blocking=True)
         scores, target = emissions.flatten(0, 1)[words], batch.target.flatten()[words]
         return F.cross_entropy(scores, target, reduction="none")
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from types import ModuleType
@@ -261,6 +262,24 @@ def test_lengths_and_backends_are_checked(monkeypatch: pytest.MonkeyPatch) -> No
         problem.run("triton")
 
 
+@pytest.mark.parametrize("backend", ["torch", "triton"])
+def test_shapes_that_do_not_fit_are_refused_before_anything_is_read(backend: Any) -> None:
+    emissions, transitions, start, end, lengths, _ = random_problem(4)
+    for moves, first, final in (
+        (torch.randn(5, 5), start, end),
+        (torch.randn(3, 3), start, end),
+        (torch.randn(4, 1), start, end),
+        (transitions, torch.randn(1), end),
+        (transitions, start, torch.randn(5)),
+    ):
+        got = re.escape(f"got {(*moves.shape,)}, {(*first.shape,)} and {(*final.shape,)}")
+        with pytest.raises(RuntimeError, match=rf"for emissions of 4 tags, {got}"):
+            functional.crf(emissions, moves, first, final, lengths, backend=backend)
+    for shape in ((6, 4), (0, 4, 4), (6, 4, 0)):
+        with pytest.raises(RuntimeError, match=rf"one tag or more, got \({shape[0]}, "):
+            functional.crf(torch.zeros(shape), transitions, start, end, lengths, backend=backend)
+
+
 COMPILE = """
 import json
 from rnnkit_kernels import audit, crf_kernels
@@ -331,3 +350,32 @@ def test_a_captured_graph_sees_new_lengths() -> None:
         graph.replay()
         for a, b in zip(captured, problem.run("triton"), strict=True):
             assert torch.equal(a, b)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("masked", [False, True])
+def test_training_of_a_layer_never_makes_the_host_wait(masked: bool) -> None:
+    """Not for the lengths, nor to know whether its mask has holes."""
+    from rnnkit.nn import CRF
+
+    problem = random_problem(9)
+    model, tags = CRF(9), torch.randint(9, (STEPS, len(LENGTHS)))
+    mask = torch.arange(STEPS)[:, None] < LENGTHS
+    mask[1, 0] = False
+
+    def run(device: str, watched: bool = False) -> list[Tensor]:
+        emissions = problem.emissions.to(device).requires_grad_()
+        given = (emissions, tags.to(device), mask.to(device) if masked else None)
+        model.to(device)
+        torch.cuda.set_sync_debug_mode("error" if watched else "default")
+        try:
+            loss = -model(*given, reduction="token_mean")
+            gradients = torch.autograd.grad(loss, [emissions, *model.parameters()])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        return [loss.detach(), *gradients]
+
+    expected = run("cpu")
+    run("cuda")  # compiles
+    for a, b in zip(run("cuda", watched=True), expected, strict=True):
+        torch.testing.assert_close(a.cpu(), b, rtol=1e-4, atol=1e-5)

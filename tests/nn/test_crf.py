@@ -107,6 +107,24 @@ def test_everything_equals_a_sum_over_all_paths(
         torch.testing.assert_close(values, scores[order])
 
 
+@pytest.mark.parametrize("spread", SPREADS)
+def test_random_masks_leave_a_sum_over_all_paths_and_the_best_of_them(spread: str) -> None:
+    sentences = 300
+    start, end, moves = scheme()
+    first_tags = Constraints(start[:3], end[:3], moves[:3, :3])
+    model = build(spread, tags=3, constraints=first_tags)
+    emissions = torch.randn(T, sentences, 3, dtype=torch.float64)
+    mask = torch.rand(T, sentences) < 0.6
+    mask[0] = True
+    assert len({tuple(column) for column in mask.t().tolist()}) == 2 ** (T - 1)
+    log_z, best = model.log_partition(emissions, mask), model.decode(emissions, mask)
+    for b in range(sentences):
+        own, _ = sentence(emissions, mask, b)
+        torch.testing.assert_close(log_z[b], paths_and_scores(model, own, False)[1].logsumexp(0))
+        paths, scores = paths_and_scores(model, own, True)
+        assert best[b] == paths[scores.argmax()].tolist()
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("spread", SPREADS)
 @pytest.mark.parametrize("batch_first", [False, True])
@@ -185,6 +203,10 @@ def test_marginals_are_the_gradient_of_the_partition_and_have_one_themselves(spr
         given, real = emissions.clone(), mask.clone()
         torch.testing.assert_close(model.marginals(given, real), gradient)
         assert model.decode(given, real) == model.decode(emissions, mask)
+        loaded = CRF(K).double()  # as a server may make it
+        loaded.load_state_dict(model.state_dict())
+        assert loaded.transitions.is_inference()
+        torch.testing.assert_close(loaded.marginals(given, real), gradient)
 
 
 @pytest.mark.parametrize("spread", SPREADS)
