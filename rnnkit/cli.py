@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0; 1 for an error, told in one sentence on stderr; 2 for a command line that
-        makes no sense; 130 after Ctrl-C.
+        makes no sense; 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["-h"], ["--help"]):

@@ -10,7 +10,8 @@ import argparse
 import csv
 import json
 import math
-from dataclasses import asdict, dataclass
+import sys
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,6 +68,7 @@ class Result:
         test: Of the test text.
         minutes: Spent in training and validation.
         checkpoint: Where those weights are.
+        options: Of its last `rnnkit fit`, beside those of the study.
     """
 
     name: str
@@ -81,6 +83,7 @@ class Result:
     test: float
     minutes: float
     checkpoint: str
+    options: list[str] = field(default_factory=list)
 
 
 def main(argv: list[str]) -> int:
@@ -91,7 +94,7 @@ def main(argv: list[str]) -> int:
             `rnnkit fit`.
 
     Returns:
-        Exit status: 0.
+        Exit status: 0; 1 where a run diverged, and the others went on.
 
     Raises:
         ValueError: There is no such study or run, or a configuration cannot be read.
@@ -130,20 +133,28 @@ def main(argv: list[str]) -> int:
         )
     folder = RUNS / arguments.study.replace("-", "_")
     report = Path(arguments.report) if arguments.report else folder
+    diverged: list[str] = []
     for seed in arguments.seeds:
         for name in chosen:
             place = folder / f"{name}_seed{seed}"
-            if not _finished(place):
+            if not _finished(place, extra):
                 print(f"== {place.name}: {configs[name]}", flush=True)
-                _train(place, configs[name], members[name], seed, arguments.minutes, extra)
+                try:
+                    _train(place, configs[name], members[name], seed, arguments.minutes, extra)
+                except FloatingPointError as error:
+                    print(f"rnnkit study: {place.name} diverged: {error}", file=sys.stderr)
+                    diverged.append(place.name)
             _report(folder, report)
     print(f"table and pictures: {report}")
-    return 0
+    if diverged:
+        print(f"rnnkit study: without a result: {', '.join(diverged)}", file=sys.stderr)
+    return int(bool(diverged))
 
 
-def _finished(place: Path) -> bool:
+def _finished(place: Path, options: list[str]) -> bool:
+    """Whether there is nothing left to train; other options may mean more epochs."""
     result = _result(place)
-    return result is not None and result.epochs >= result.max_epochs
+    return result is not None and result.epochs >= result.max_epochs and result.options == options
 
 
 def _result(place: Path) -> Result | None:
@@ -183,7 +194,7 @@ def _train(
     best = _newest(place, "best.ckpt")
     if best is None:
         raise ValueError(f"{place} holds no best.ckpt: no epoch of {member.name} was finished")
-    result = _score(done, best, place, member)
+    result = replace(_score(done, best, place, member), options=extra)
     with atomic_write(place / "result.json") as beside:
         beside.write_text(json.dumps(asdict(result), indent=1) + "\n")
 

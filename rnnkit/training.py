@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import shlex
+import signal
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,9 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from rnnkit.callbacks.best_checkpoint import KeepBestCheckpoint
 from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO
 from rnnkit.callbacks.curve import CurvePlot
 from rnnkit.callbacks.divergence import KeepGoodCheckpoints
@@ -91,6 +94,7 @@ class TrainingCLI(LightningCLI):
         callbacks: list[Callback] = [
             GeneratorStates(),
             KeepGoodCheckpoints(),
+            KeepBestCheckpoint(),
             CurvePlot(),
             StopOnInterrupt(shlex.join(["rnnkit", *self.arguments])),
         ]
@@ -148,6 +152,7 @@ def run(arguments: list[str]) -> TrainingCLI:
 
     Raises:
         ValueError: The arguments or the configuration make no sense; the message says which.
+        SystemExit: The process was told to end, by SIGTERM.
     """
     # What Lightning tells about devices and products is no news; its warnings stay.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
@@ -176,3 +181,5 @@ def run(arguments: list[str]) -> TrainingCLI:
         raise ValueError(_one_sentence(str(error))) from None
     except MisconfigurationException as error:
         raise ValueError(str(error)) from None
+    except SIGTERMException:  # has no status, which would be that of a run that is complete
+        raise SystemExit(128 + signal.SIGTERM) from None

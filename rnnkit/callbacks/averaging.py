@@ -55,16 +55,14 @@ class TriggeredAveraging(WeightAveraging):
         if stage != "fit":
             return
         self.scores, self.triggered, self._latest_update_step = [], False, 0
-        # As the base class does, but for functions that the model holds: factories that the command
-        # line made have locks inside, which cannot be copied.
-        functions = {id(value): value for value in vars(pl_module).values() if callable(value)}
-        self._average_model = AveragedModel(Module(), use_buffers=True)
-        self._average_model.module = deepcopy(pl_module, functions)
+        self._average_model = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring the average, made before the model was moved, to the model's device."""
-        assert self._average_model is not None
-        self._average_model.to(pl_module.device)
+        """Make room for the average, or bring that of a checkpoint to the model's device."""
+        if self._average_model is None:
+            self._average_model = _copy(pl_module)
+        # Its count of steps stays on the host, which asks for it at every step.
+        self._average_model.module.to(pl_module.device)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the score, and begin to average if it was no progress.
@@ -119,6 +117,7 @@ class TriggeredAveraging(WeightAveraging):
         """Go on with the average and the weights in training, if the checkpoint has both."""
         # Where a checkpoint is scored its average is in the model already, and has to stay.
         if _training(trainer) and "averaging_state" in checkpoint:
+            self._average_model = _copy(pl_module)
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
@@ -130,6 +129,19 @@ class TriggeredAveraging(WeightAveraging):
         super().load_state_dict(state_dict)
         self.scores = list(state_dict["scores"])
         self.triggered = state_dict["triggered"]
+
+
+def _copy(model: LightningModule) -> AveragedModel:
+    """A copy of the model, made after its own `setup`, which may give buffers other shapes.
+
+    It averages parameters; buffers, which may be tables of integers, are copied.
+    """
+    # As the base class does, but for functions that the model holds: factories that the command
+    # line made have locks inside, which cannot be copied.
+    functions = {id(value): value for value in vars(model).values() if callable(value)}
+    average = AveragedModel(Module())
+    average.module = deepcopy(model, functions)
+    return average
 
 
 def _training(trainer: Trainer) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -165,7 +166,9 @@ class TrainingProgress(ProgressBar):
         done = trainer.global_step - self._first_step
         left = trainer.estimated_stepping_batches - trainer.global_step
         elapsed = time.perf_counter() - self._started  # with the validations between the steps
-        parts = [epoch, f"{_clock(elapsed / done * left)} left", self._speed()]
+        parts = [epoch, self._speed()]
+        if done and math.isfinite(left):  # a run may have no last step
+            parts.insert(1, f"{_clock(elapsed / done * left)} left")
         metrics = trainer.callback_metrics
         for name, text in _SHOWN.items():
             if name in metrics:

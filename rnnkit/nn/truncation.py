@@ -57,7 +57,7 @@ class Truncation:
         Args:
             length: T, steps of the window.
             steps: K.
-            probability: c, above 0; 1 draws nothing.
+            probability: c, from 0 to 1; 1 draws nothing.
         """
         places = (length - 1) // steps
         if probability == 1:

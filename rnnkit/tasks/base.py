@@ -82,7 +82,10 @@ class Task(LightningModule):
         wait for it.
         """
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        batches = self.trainer.accumulate_grad_batches
+        ends_step = (self.trainer.fit_loop.batch_idx + 1) % batches == 0
         due = every > 0 and (self.global_step + 1) % every == 0
+        due = due and (ends_step or self.trainer.is_last_batch)
         if not (due or self.trainer.is_last_batch):
             return
         summed, likelihood, targets = (
@@ -94,7 +97,7 @@ class Task(LightningModule):
         loss = totals[0] / totals[2]
         if not loss.isfinite():
             finite = summed.isfinite()  # all True where another process has the culprit
-            step = self.global_step - len(finite) + 1 + int(finite.int().argmin())
+            step = self.global_step - (len(finite) - 1 - int(finite.int().argmin())) // batches
             raise FloatingPointError(
                 f"the loss became {float(loss)} at step {step} of epoch {self.current_epoch}: "
                 "lower the learning rate or trainer.gradient_clip_val, and go on from an earlier "

@@ -141,6 +141,7 @@ def test_averaging_begins_where_the_papers_algorithm_says(scores, interval):
         state=SimpleNamespace(fn=TrainerFn.FITTING), sanity_checking=False, global_step=0
     )
     callback.setup(trainer, model, "fit")
+    callback.on_train_start(trainer, model)
     logs, average = [], False
     for score in scores:
         t = len(logs)
@@ -287,6 +288,28 @@ def test_a_model_may_hold_functions_that_cannot_be_copied(tmp_path, averages):
     averaging = TriggeredAveraging(interval=2)
     make_trainer(averaging).fit(model, *batches())
     assert torch.allclose(model.weight, averages[EPOCHS], rtol=1e-5)
+
+
+def test_buffers_are_those_of_the_model_and_no_average(tmp_path):
+    class Counting(Model):
+        """Its table has another shape from `setup` on, and counts the steps."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.zeros(1, dtype=torch.int64))
+
+        def setup(self, stage):
+            self.register_buffer("table", torch.zeros(2, dtype=torch.int64))
+
+        def training_step(self, batch, batch_idx):
+            self.table += 1
+            return super().training_step(batch, batch_idx)
+
+    make_trainer(TriggeredAveraging(interval=2), SaveAfterEpochs(tmp_path)).fit(
+        Counting(), *batches()
+    )
+    for epochs in (TRIGGER, EPOCHS):
+        assert load(tmp_path, epochs)["state_dict"]["table"].tolist() == [epochs * STEPS] * 2
 
 
 # Errors

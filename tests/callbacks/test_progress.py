@@ -1,4 +1,5 @@
 import io
+import re
 
 import pytest
 import torch
@@ -29,19 +30,20 @@ class Model(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def fit(monkeypatch, terminal):
+def fit(monkeypatch, terminal, **options):
     monkeypatch.setattr("rnnkit.callbacks.progress._REFRESH_SECONDS", 0.0)
     output = io.StringIO()
     console = Console(file=output, force_terminal=terminal, width=100)
     tokens = torch.zeros(40, 6, dtype=torch.int64)
     Trainer(
         accelerator="cpu",
-        max_epochs=2,
+        max_epochs=options.pop("max_epochs", 2),
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
         log_every_n_steps=1,
         callbacks=[TrainingProgress(console)],
+        **options,
     ).fit(Model(), WindowLoader(tokens, tokens, 5), WindowLoader(tokens, tokens, 20))
     return output.getvalue()
 
@@ -52,6 +54,15 @@ def test_the_bar_tells_place_time_left_speed_loss_perplexity_and_gradient(monkey
     for part in (*shown, "epoch 2/2"):
         assert part in text
     assert "validation 2/2" in text
+
+
+def test_no_time_is_left_to_tell_before_the_first_step_or_where_no_step_is_the_last(monkeypatch):
+    text = fit(monkeypatch, terminal=True, accumulate_grad_batches=3)
+    assert "epoch 1/2  0:00 left" in text
+    assert re.search(r"epoch 1/2  [\d,]+ tokens/s", text)
+    text = fit(monkeypatch, terminal=True, max_epochs=-1, max_time="00:00:00:01")
+    assert "tokens/s" in text
+    assert " left" not in text
 
 
 @pytest.mark.parametrize("terminal", [False, True])

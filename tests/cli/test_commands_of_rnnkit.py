@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
 from rnnkit.cli import main
 
@@ -279,3 +280,20 @@ def test_ctrl_c_keeps_the_last_state_and_says_how_to_go_on(trained):
         folder, *resume, path, "--trainer.max_epochs", "-1", "--trainer.max_steps", str(step + 3)
     )
     assert status == 0, errors
+
+
+class EndAtTheThirdStep(Callback):
+    """SIGTERM by a queue or a shutdown."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_run_that_is_told_to_end_does_not_end_as_one_that_is_complete(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "corpus")
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    end = ("--trainer.callbacks+", f"{__name__}.EndAtTheThirdStep")
+    assert main(["fit", "-c", "tiny.yaml", *end]) == 128 + signal.SIGTERM

@@ -105,6 +105,52 @@ def test_a_study_goes_on_where_it_was_stopped(study):
         assert torch.equal(value, weights[name]), name
 
 
+def test_a_study_that_was_stopped_scores_the_best_epoch_of_all_its_parts(study):
+    worse = ("--model.init_args.lr_scheduler.init_args.gamma", "40")  # after the first epochs
+    stop = ("--trainer.callbacks+", f"{__name__}.InterruptInTheThirdEpoch")
+    assert run("--runs", "plain", "--", *worse, *stop) == 130
+    assert run("--runs", "plain", "--", *worse) == 0
+    place = study / "runs" / "ptb_small" / "plain_seed0"
+    scores = [float(row["val/ppl"]) for row in curve(place)]
+    result = json.loads((place / "result.json").read_text())
+    assert min(scores) < scores[2]
+    assert result["best_epoch"] == 1 + scores.index(min(scores))
+    assert result["valid"] == pytest.approx(min(scores), rel=1e-5)
+
+
+class InterruptInTheThirdEpoch(Callback):
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.current_epoch == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_trial_with_fewer_epochs_is_gone_on_with(study):
+    result = study / "runs" / "ptb_small" / "plain_seed0" / "result.json"
+    assert run("--runs", "plain", "--", "--trainer.max_epochs", "1") == 0
+    assert json.loads(result.read_text())["epochs"] == 1
+    assert run("--runs", "plain") == 0
+    found = json.loads(result.read_text())
+    assert (found["epochs"], found["max_epochs"]) == (3, 3)
+    # Other options without more epochs change nothing but the record.
+    assert run("--runs", "plain", "--", "--trainer.log_every_n_steps", "9") == 0
+    again = json.loads(result.read_text())
+    assert again["options"] == ["--trainer.log_every_n_steps", "9"]
+    for name in ("epochs", "best_epoch", "train", "valid", "test", "checkpoint"):
+        assert again[name] == found[name]
+
+
+def test_a_run_that_diverges_does_not_keep_the_others_from_theirs(study, capsys):
+    (study / "configs" / "plain.yaml").write_text(
+        (study / "configs" / "plain.yaml").read_text().replace("lr: 0.5", "lr: .inf")
+    )
+    assert run() == 1
+    captured = capsys.readouterr()
+    assert "plain_seed0 diverged: " in captured.err
+    assert "without a result: plain_seed0" in captured.err
+    assert "dropped_seed0: LSTM" in captured.out
+    assert (study / "runs" / "ptb_small" / "dropped_seed0" / "result.json").exists()
+
+
 class InterruptInTheSecondEpoch(Callback):
     """Ctrl-C by a user."""
 

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
-from small_runs import make_data, make_model, make_trainer
+from small_runs import Losses, make_data, make_model, make_trainer
 from torch.optim import SGD
 
 from rnnkit.callbacks.divergence import KeepGoodCheckpoints
@@ -57,6 +57,26 @@ def test_the_norm_before_clipping_is_logged(clipping, corpus, tmp_path):
     assert found == pytest.approx({step: norms.values[step] for step in found}, rel=1e-4)
     assert min(found.values()) > 0.05  # more than what is left by clipping
     assert sorted(logged(tmp_path, "train/seconds")) == [3, 7, 11]
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_loss_is_the_mean_over_all_batches_since_it_was_last_logged(
+    accumulated, corpus, tmp_path
+):
+    losses, data = Losses(), make_data(corpus)
+    trainer = make_trainer(
+        callbacks=[losses],
+        logger=CSVLogger(tmp_path, name="", version=""),
+        log_every_n_steps=2,
+        max_steps=6,
+        limit_val_batches=0,
+        accumulate_grad_batches=accumulated,
+    )
+    trainer.fit(make_model(data), data)
+    batches = torch.tensor(losses.values) * accumulated  # the Trainer divides them
+    expected = batches.view(3, 2 * accumulated).mean(1).tolist()
+    found = logged(tmp_path, "train/loss")
+    assert found == pytest.approx(dict(zip((1, 3, 5), expected, strict=True)), rel=1e-5)
 
 
 @pytest.mark.parametrize("algorithm", ["norm", "value"])
