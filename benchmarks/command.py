@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib
 import shlex
 import sys
 import time
@@ -30,7 +31,8 @@ SAME = ("device", "torch", "triton", "cudnn", "driver", "threads")
 _EPILOG = """\
 Every case is checked before it is timed: results and all gradients against float64. The peers of a
 case take turns on the clock. Results are written after each case; the same command with the same
---out goes on where it stopped. `bench end-to-end --help` tells how whole trainings are compared.
+--out goes on where it stopped. `bench end-to-end --help` tells how whole trainings are compared,
+`bench output-layers --help` how the kinds of softmax are.
 """
 
 
@@ -46,17 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         and 130 the same command goes on.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["end-to-end"]:
+    if arguments[:1] in (["end-to-end"], ["output-layers"]):
+        name = arguments[0]
         try:
-            from .end_to_end import main as end_to_end
+            module = importlib.import_module(f".{name.replace('-', '_')}", __package__)
         except ModuleNotFoundError as error:
             print(
-                f"rnnkit bench end-to-end: needs the package {error.name}, install it with: "
+                f"rnnkit bench {name}: needs the package {error.name}, install it with: "
                 "pip install 'rnnkit[train]'",
                 file=sys.stderr,
             )
             return 1
-        return end_to_end(arguments[1:])
+        return int(module.main(arguments[1:]))
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as end:  # argparse has printed its help (0) or its error (2)

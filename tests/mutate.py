@@ -365,7 +365,7 @@ MUTATIONS = [Mutation(*entry) for entry in (
     ("crf: sums of minus infinity are subtracted", CRF_LOOPS, CRF_FORBIDDEN_TORCH,
      "alphas, totals = sums + scores, total(sums)", "alphas, totals = sums + scores, sums"),
     # Cross-entropy of a linear layer.
-    ("words: the loss has the wrong sign of its logarithm", WORDS, BY_ROWS,
+    ("words: the loss has the wrong sign of its logarithm", WORDS, BY_ROWS_SUMMED,
      "below - score.amax(1).log()", "below + score.amax(1).log()"),
     ("words: only the last rows count in dW", WORDS, BY_ROWS,
      "        if d_weight is None:\n", "        if True:\n"),

@@ -231,12 +231,14 @@ def _by_rows(
             torch.mm(x, weight.t(), out=product)
         else:
             torch.addmm(bias, x, weight.t(), out=product)
-        torch.softmax(product, 1, dtype=exact, out=score)
+        if gradient is None or d_hidden is None:
+            torch.log_softmax(product, 1, dtype=exact, out=score)
+            losses[start : start + rows] = -score.gather(1, words_of_x).squeeze(1)
+            continue
+        torch.softmax(product, 1, dtype=exact, out=score)  # one exponential for loss and gradient
         # The largest share is one over Σ exp(z − the largest z).
         below = product.amax(1).to(exact) - product.gather(1, words_of_x).squeeze(1)
         losses[start : start + rows] = below - score.amax(1).log()
-        if gradient is None or d_hidden is None:
-            continue
         g = gradient[start : start + rows].unsqueeze(1)
         score.mul_(g).scatter_add_(1, words_of_x, -g)
         if bias is not None:

@@ -24,9 +24,9 @@ from torch.nn.functional import pad
 
 # Far beyond any sum of gates, and far from overflow.
 PUSH = 1e4
-# A group ends before the first sequence that is shorter than this share of its longest. On the words
-# of CoNLL-2003 (25 features and units, 130 to 830 words of 1 to 15 characters) groups took 0.9 of the
-# time of packing with one half or two thirds, and without groups padding took as long as packing.
+# A group ends before the first sequence that is shorter than this share of its longest. On the
+# words of CoNLL-2003 (25 features and units, 130 to 830 words of 1 to 15 characters) groups took
+# 0.9 of the time of packing, with one half or two thirds alike; in one group all took as long.
 SHORTEST = 0.5
 _VF: Any = torch._VF
 

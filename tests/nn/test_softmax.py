@@ -173,7 +173,9 @@ def test_sampled_loss_by_its_definition(proposal: str) -> None:
 
 @pytest.mark.parametrize("proposal", ["unigram", "log_uniform"])
 def test_the_sampled_gradients_mean_approaches_the_full_one(proposal: str) -> None:
-    """Bands: 1000 draws are 3 times as exact as what separates the numbers of samples."""
+    """Distances of 0.3 to 0.4, 0.08 to 0.15 and 0.02 to 0.03 over seeds; 400 draws have a
+    standard error of 0.03, 0.02 and 0.01.
+    """
     torch.manual_seed(0)
     layer = SampledSoftmax(HIDDEN, WORDS, 1, proposal, zipf(WORDS)).double()  # type: ignore[arg-type]
     hidden, target = batch()
@@ -187,9 +189,9 @@ def test_the_sampled_gradients_mean_approaches_the_full_one(proposal: str) -> No
             torch.autograd.grad(layer.loss(leaf, target, IGNORED), leaf)[0] for _ in range(400)
         ]
         distances.append(float((torch.stack(found).mean(0) - full).norm() / full.norm()))
-    assert distances[1] < 0.7 * distances[0]
-    assert distances[2] < 0.7 * distances[1]
-    assert distances[2] < 0.1
+    assert distances[1] < 0.5 * distances[0]
+    assert distances[2] < 0.5 * distances[1]
+    assert distances[2] < 0.06
     layer.samples = 10**6  # every word comes up
     (gradient,) = torch.autograd.grad(layer.loss(leaf, target, IGNORED), leaf)
     torch.testing.assert_close(gradient, full)
