@@ -114,6 +114,7 @@ def draw_curves(csv_path: Path, png_path: Path, metric: str) -> None:
                 horizontalalignment="center",
                 color=colour,
             )
+    axes.margins(y=0.12)  # room for the best value
     set_axes(axes, score)
     axes.set_xlabel("optimizer steps")
     axes.set_title(f"{csv_path.parent.parent.name}, {csv_path.parent.name}", fontsize=10)
