@@ -16,8 +16,14 @@ HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8
 if not HAS_GPU:
     _before = os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"
-    for _module in ("exchange", "forward", "backward"):
-        importlib.import_module(f"rnnkit_kernels.recurrence.{_module}")
+    for _module in (
+        "recurrence.exchange",
+        "recurrence.forward",
+        "recurrence.backward",
+        "crf_kernels",
+        "vocabulary_tiles",
+    ):
+        importlib.import_module(f"rnnkit_kernels.{_module}")
     if _before is None:
         del os.environ["TRITON_INTERPRET"]
     else:

@@ -85,7 +85,12 @@ def test_a_killed_run_goes_on_to_the_same_parameters(task, tmp_path, monkeypatch
     kill = ("--trainer.callbacks+", f"{__name__}.Kill")
     killed = subprocess.run(
         [sys.executable, "-m", "rnnkit.cli", *arguments, "killed", *kill],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)])},
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
+            # As this process, see conftest.py: sums of other shares are rounded otherwise.
+            "OMP_NUM_THREADS": "1",
+        },
         capture_output=True,
         text=True,
         timeout=300,
