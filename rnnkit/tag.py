@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import re
@@ -11,7 +10,6 @@ import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -20,12 +18,9 @@ from rich.text import Text
 
 from rnnkit.data.schemes import Entity, entities
 from rnnkit.data.words import WordEncoder
-from rnnkit.lines import Notes, decoded_lines
+from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.tagging import Tagger
-
-# Batches that are read, sorted by length and written together.
-AHEAD = 16
 
 # What goes on with a word, though \w leaves it out: the vowel signs of many scripts, accents that
 # are characters of their own, and what joins letters or keeps them apart.
@@ -135,15 +130,12 @@ class EntityTagger:
         Yields:
             One for every line, in order.
         """
-        source = iter(lines)
-        ahead = 1 if batch_size == 1 else AHEAD * batch_size
-        while chunk := [split(line) for line in islice(source, ahead)]:
+        for chunk in read_ahead(lines, batch_size):
+            sentences = [split(line) for line in chunk]
             found: dict[int, TaggedLine] = {}
-            # Of similar length, the longest first: too little memory shows at once.
-            order = sorted(range(len(chunk)), key=lambda i: -len(chunk[i]))
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                found |= zip(batch, self.tag([chunk[i] for i in batch]), strict=True)
+            lengths = {i: len(words) for i, words in enumerate(sentences)}
+            for batch in batches(lengths, batch_size):
+                found |= zip(batch, self.tag([sentences[i] for i in batch]), strict=True)
             for i in range(len(chunk)):
                 yield found[i]
 
@@ -230,7 +222,7 @@ def main(argv: list[str]) -> int:
         epilog="rnnkit tag --ckpt best.ckpt < text.txt",
     )
     add = parser.add_argument
-    add("--ckpt", required=True, metavar="PATH", help="checkpoint of `rnnkit fit`")
+    add_options(parser)
     add(
         "--format",
         choices=("colour", "conll", "json"),
@@ -238,26 +230,11 @@ def main(argv: list[str]) -> int:
         "tag and confidence; json: an object a line (default: colour on a terminal, else conll)",
     )
     add("--tokenized", action="store_true", help="blanks stand between all words and marks already")
-    add(
-        "--batch-size",
-        type=int,
-        default=64,
-        metavar="N",
-        help=f"lines at once, of {AHEAD} times as many that are read ahead (default: 64); 1 "
-        "answers every line before it reads the next",
-    )
-    add("--device", help="cuda or cpu (default: a GPU if there is one)")
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 1:
         raise ValueError(f"expected batch_size of 1 or more, got {arguments.batch_size}")
     tagger = EntityTagger.from_checkpoint(arguments.ckpt)
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        tagger.model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # as what is read
+    prepare(tagger.model, arguments.device)
     shown = arguments.format or ("colour" if sys.stdout.isatty() else "conll")
     # Colours that are asked for are written, also into a pipe to a pager.
     console = Console(force_terminal=True if arguments.format == "colour" else None)

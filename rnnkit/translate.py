@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,11 @@ import torch
 from rnnkit.data.subwords import LineTokenizer
 from rnnkit.data.translation import BEGIN, END, source_batch, tokenizers
 from rnnkit.decoding import BeamSearch, Hypothesis
-from rnnkit.lines import Notes, decoded_lines
+from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
 from rnnkit.pictures import draw_attention
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.translation import Translation
 
-# Batches that are read, sorted by length and written together.
-AHEAD = 16
 PICTURES = (".png", ".pdf", ".svg")
 MOST_DRAWN = 200  # tokens: a picture has an end
 
@@ -77,9 +73,8 @@ class Translator:
             For every line, in order, its source tokens with the end, and its translations, best
             first; none for a line without text.
         """
-        begun, source = 0, iter(lines)
-        ahead = 1 if batch_size == 1 else AHEAD * batch_size
-        while chunk := list(islice(source, ahead)):
+        begun = 0
+        for chunk in read_ahead(lines, batch_size):
             encoded = []
             for line in chunk:
                 begun += 1
@@ -90,10 +85,7 @@ class Translator:
                     note(f"line {begun} has {len(ids)} tokens, only {max_source} are translated")
                 encoded.append(ids[:max_source])
             found: dict[int, list[Hypothesis]] = {i: [] for i in range(len(chunk))}
-            # Of similar length, the longest first: too little memory shows at once.
-            order = sorted((i for i in found if encoded[i]), key=lambda i: -len(encoded[i]))
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
+            for batch in batches({i: len(encoded[i]) for i in found if encoded[i]}, batch_size):
                 translated = self._batch([encoded[i] for i in batch], search)
                 found |= dict(zip(batch, translated, strict=True))
             for i, ids in enumerate(encoded):
@@ -123,7 +115,7 @@ def main(argv: list[str]) -> int:
         epilog="rnnkit translate --ckpt best.ckpt < german.txt > english.txt",
     )
     add = parser.add_argument
-    add("--ckpt", required=True, metavar="PATH", help="checkpoint of `rnnkit fit`")
+    add_options(parser)
     add(
         "--beam", type=int, metavar="K", help="size of the beam, 1 is greedy (default: the model's)"
     )
@@ -133,20 +125,11 @@ def main(argv: list[str]) -> int:
     )
     add("--max-source", type=int, default=200, metavar="N", help="tokens of a line (default: 200)")
     add(
-        "--batch-size",
-        type=int,
-        default=64,
-        metavar="N",
-        help=f"lines at once, of {AHEAD} times as many that are read ahead (default: 64); 1 "
-        "answers every line before it reads the next",
-    )
-    add(
         "--n-best",
         type=int,
         metavar="N",
         help="print the N best of each line with their scores, as one JSON object a line",
     )
-    add("--device", help="cuda or cpu (default: a GPU if there is one)")
     add(
         "--attention",
         type=Path,
@@ -163,11 +146,7 @@ def main(argv: list[str]) -> int:
         raise ValueError("--attention: this model has no attention")
     if picture is not None and picture.suffix not in PICTURES:
         raise ValueError(f"--attention: a picture ends in {', '.join(PICTURES)}, got {picture}")
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        translator.model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from None
+    prepare(translator.model, arguments.device)
     usual = translator.model.beam
     n_best = 1 if arguments.n_best is None else arguments.n_best
     search = BeamSearch(
@@ -176,8 +155,6 @@ def main(argv: list[str]) -> int:
         usual.max_length if arguments.max_length is None else arguments.max_length,
         n_best,
     )
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", newline="\n")  # as what is read
     notes = Notes("rnnkit translate")
     sizes = arguments.batch_size, arguments.max_source
     found = translator.translate(decoded_lines(sys.stdin.buffer, notes), search, *sizes, notes)
