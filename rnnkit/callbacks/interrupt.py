@@ -34,7 +34,9 @@ class StopOnInterrupt(Callback):
             self._previous = signal.signal(signal.SIGINT, self._request)
 
     def _request(self, *_: object) -> None:
-        if self._requested:
+        # Lightning's own tear-down brings this handler back after the run that it was for.
+        over = self._previous is None
+        if self._requested or over:
             raise KeyboardInterrupt
         self._requested = True
         print("\nstopping after this step; Ctrl-C again stops at once", file=sys.stderr)

@@ -149,6 +149,8 @@ def test_a_run_that_diverges_does_not_keep_the_others_from_theirs(study, capsys)
     assert "without a result: plain_seed0" in captured.err
     assert "dropped_seed0: LSTM" in captured.out
     assert (study / "runs" / "ptb_small" / "dropped_seed0" / "result.json").exists()
+    with pytest.raises(KeyboardInterrupt):  # the process has its own Ctrl-C back
+        signal.raise_signal(signal.SIGINT)
 
 
 class InterruptInTheSecondEpoch(Callback):
