@@ -353,7 +353,8 @@ class Tagger(Task):
         """Log the scores of the test sentences, print conlleval's table, draw the confusion."""
         self._log_scores("test", self.test_loss, self.test_entities)
         table, (types, counts) = self.test_entities.table(), self.test_entities.confusion()
-        folder = self.trainer.log_dir  # a broadcast: every process has to ask
+        # Without a logger log_dir is the working folder, where nobody expects a picture.
+        folder = self.trainer.log_dir if self.trainer.loggers else None  # all processes have to ask
         if self.trainer.is_global_zero:
             print(table)
             if folder is not None:
