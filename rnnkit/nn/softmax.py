@@ -11,6 +11,7 @@ All are exact where they are asked for probabilities; the sampled one's `loss` i
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch.nn import functional as F
 from rnnkit_kernels.functional import linear_cross_entropy
 
 
-class OutputLayer(nn.Module):
+class OutputLayer(nn.Module, ABC):
     """What all output layers have in common.
 
     Args:
@@ -53,6 +54,7 @@ class OutputLayer(nn.Module):
         """
         return self.negative_log_likelihood(hidden, target, ignore_index).sum()
 
+    @abstractmethod
     def negative_log_likelihood(
         self, hidden: Tensor, target: Tensor, ignore_index: int = -100
     ) -> Tensor:
@@ -61,11 +63,10 @@ class OutputLayer(nn.Module):
         Args:
             hidden, target, ignore_index: As for `loss`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def log_probabilities(self, hidden: Tensor) -> Tensor:
         """log p(w | h) of all words, exact: (..., V) for hidden (..., H)."""
-        raise NotImplementedError
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Scores whose softmax is the distribution: (..., V) for hidden (..., H)."""
@@ -254,9 +255,9 @@ class CountedOutputLayer(OutputLayer):
         self.counts.copy_(counts)
         self._prepare()
 
+    @abstractmethod
     def _prepare(self) -> None:
         """Make what follows from the counts."""
-        raise NotImplementedError
 
     def _after_loading(self, incompatible: Any) -> None:
         self._prepare()

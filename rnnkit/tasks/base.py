@@ -201,6 +201,20 @@ class Task(LightningModule):
             )
 
 
+def check_sizes(**sizes: int) -> None:
+    """Refuse a size below 1 with a ValueError that names it."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"expected {name} of 1 or more, got {size}")
+
+
+def check_probabilities(**probabilities: float | None) -> None:
+    """Refuse a probability outside [0, 1] with a ValueError that names it; None is none."""
+    for name, value in probabilities.items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f"expected {name} between 0 and 1, got {value}")
+
+
 def load_for_use(
     path: str | os.PathLike[str], task: type[TaskType], data: str, what: str
 ) -> tuple[TaskType, dict[str, Any]]:

@@ -35,7 +35,7 @@ from rnnkit.nn.directions import Directions, DirectionsName
 from rnnkit.nn.dropout import LockedDropout
 from rnnkit.nn.encoder_decoder import CELLS, CellName
 from rnnkit.pictures import draw_confusion
-from rnnkit.tasks.base import Task
+from rnnkit.tasks.base import Task, check_probabilities, check_sizes
 
 # Emissions that are held at once to tell how sure entities are, 64 MiB of float32: a line as long
 # as a book has thousands of entities, and each needs emissions of all its words.
@@ -122,30 +122,24 @@ class Tagger(Task):
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
-        sizes = {
-            "vocabulary_size": vocabulary_size,
-            "character_vocabulary_size": character_vocabulary_size,
-            "the number of tags": len(tags),
-            "embedding_size": embedding_size,
-            "character_embedding_size": character_embedding_size,
-            "character_size": character_size,
-            "hidden_size": hidden_size,
-            "num_layers": num_layers,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"expected {name} of 1 or more, got {size}")
+        check_sizes(
+            vocabulary_size=vocabulary_size,
+            character_vocabulary_size=character_vocabulary_size,
+            **{"the number of tags": len(tags)},
+            embedding_size=embedding_size,
+            character_embedding_size=character_embedding_size,
+            character_size=character_size,
+            hidden_size=hidden_size,
+            num_layers=num_layers,
+        )
         if casing_size < 0:
             raise ValueError(f"expected casing_size of 0 or more, got {casing_size}")
-        probabilities = {
-            "dropout": dropout,
-            "character_dropout": character_dropout,
-            "word_dropout": word_dropout,
-            "singleton_dropout": singleton_dropout,
-        }
-        for name, value in probabilities.items():
-            if not 0 <= value <= 1:
-                raise ValueError(f"expected {name} between 0 and 1, got {value}")
+        check_probabilities(
+            dropout=dropout,
+            character_dropout=character_dropout,
+            word_dropout=word_dropout,
+            singleton_dropout=singleton_dropout,
+        )
         if characters not in ("lstm", "cnn", "none"):
             raise ValueError(f"expected characters lstm, cnn or none, got {characters!r}")
         if output not in ("crf", "softmax"):

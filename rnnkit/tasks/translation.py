@@ -29,7 +29,7 @@ from rnnkit.nn.encoder_decoder import (
     DecoderState,
     Encoder,
 )
-from rnnkit.tasks.base import Task
+from rnnkit.tasks.base import Task, check_probabilities, check_sizes
 
 
 class Translation(Task):
@@ -116,28 +116,22 @@ class Translation(Task):
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
         super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
-        sizes = {
-            "source_vocabulary_size": source_vocabulary_size,
-            "target_vocabulary_size": target_vocabulary_size,
-            "embedding_size": embedding_size,
-            "encoder_size": encoder_size,
-            "hidden_size": hidden_size,
-            "encoder_layers": encoder_layers,
-            "decoder_layers": decoder_layers,
-            "teacher_forcing_epochs": teacher_forcing_epochs,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"expected {name} of 1 or more, got {size}")
-        probabilities = {
-            "dropout": dropout,
-            "label_smoothing": label_smoothing,
-            "teacher_forcing": teacher_forcing,
-            "teacher_forcing_end": teacher_forcing_end,
-        }
-        for name, value in probabilities.items():
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"expected {name} between 0 and 1, got {value}")
+        check_sizes(
+            source_vocabulary_size=source_vocabulary_size,
+            target_vocabulary_size=target_vocabulary_size,
+            embedding_size=embedding_size,
+            encoder_size=encoder_size,
+            hidden_size=hidden_size,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            teacher_forcing_epochs=teacher_forcing_epochs,
+        )
+        check_probabilities(
+            dropout=dropout,
+            label_smoothing=label_smoothing,
+            teacher_forcing=teacher_forcing,
+            teacher_forcing_end=teacher_forcing_end,
+        )
         # The two factories are no plain data, which is all that a checkpoint holds.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], logger=False)
         self.label_smoothing = label_smoothing
