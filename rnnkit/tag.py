@@ -21,6 +21,7 @@ from rnnkit.data.words import WordEncoder
 from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.tagging import Tagger
+from rnnkit.terminal import UNSAFE
 
 # What goes on with a word, though \w leaves it out: the vowel signs of many scripts, accents that
 # are characters of their own, and what joins letters or keeps them apart.
@@ -37,10 +38,6 @@ _TOKEN = re.compile(
     r"(?:[^\W\d_]\.){2,}|\d+(?:[.,:/-]\d+)+"
     rf"|['’](?:(?<=\w.)|(?<={_SIGN}.))[^\W\d_]{{1,2}}\b|{_WORD}(?:-{_WORD})*|[^\w\s]"
 )
-
-# Control characters, and those that end a line or turn the text around. Not all that Unicode does
-# not print: what joins letters and keeps them apart belongs to the words of some scripts.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 # Backgrounds on which black is readable, for as many types as one tells apart.
 _COLOURS = ("#ffd166", "#8ecae6", "#95d5b2", "#f4acb7", "#cdb4db", "#e9c46a", "#a8dadc", "#d9d9d9")
@@ -164,7 +161,7 @@ def as_json(line: TaggedLine) -> str:
     parts = {"tokens": line.words, "tags": line.tags, "entities": found}
     # Nothing is lost: what is not printed as it is, is escaped.
     text = json.dumps(parts, ensure_ascii=False)
-    return _UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def coloured(line: TaggedLine, colours: dict[str, str]) -> Text:
@@ -201,7 +198,7 @@ def colours_of(tags: Iterable[str]) -> dict[str, str]:
 
 def _printable(word: str) -> str:
     """A word without what would move the cursor or turn the text around."""
-    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", word)
+    return UNSAFE.sub("\N{REPLACEMENT CHARACTER}", word)
 
 
 def main(argv: list[str]) -> int:

@@ -14,6 +14,7 @@ the isolates no column; a filter such as `fribidi` helps there.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -24,19 +25,19 @@ ISOLATE, POP = "\N{RIGHT-TO-LEFT ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
 GAP = 4
 """Columns between the halves of a couplet."""
 
-# Embeddings, overrides, isolates and their ends: what follows them is ordered by them. The marks
-# U+200E and U+200F, and the joiners that Persian needs, act on their neighbours only.
-_DIRECTIONS = {*"\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"}
-_SEPARATORS = {"Cc", "Zl", "Zp"}  # controls, and what ends a line or paragraph beside \n
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Characters that act on a terminal: controls, ends of lines and paragraphs, and embeddings,
+overrides and isolates, by which what follows them is ordered. The marks U+200E and U+200F, and the
+joiners that Persian needs, act on their neighbours only."""
 
 
 def visible(text: str) -> str:
     r"""The text with every control as an escape: `\x1b`, `\u202e`. Line ends and tabs remain."""
-    return "".join(
-        char.encode("unicode_escape").decode()
-        if char in _DIRECTIONS or (unicodedata.category(char) in _SEPARATORS and char not in "\n\t")
-        else char
-        for char in text
+    return UNSAFE.sub(
+        lambda found: (
+            found[0] if found[0] in "\n\t" else found[0].encode("unicode_escape").decode()
+        ),
+        text,
     )
 
 
