@@ -25,7 +25,7 @@ from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO
 from rnnkit.callbacks.curve import CurvePlot
 from rnnkit.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.callbacks.generator_states import GeneratorStates
-from rnnkit.callbacks.interrupt import StopOnInterrupt
+from rnnkit.callbacks.signals import StopOnSignal
 from rnnkit.callbacks.progress import TrainingProgress
 
 RUNS = Path("runs")
@@ -96,7 +96,7 @@ class TrainingCLI(LightningCLI):
             KeepGoodCheckpoints(),
             KeepBestCheckpoint(),
             CurvePlot(),
-            StopOnInterrupt(shlex.join(["rnnkit", *self.arguments])),
+            StopOnSignal(shlex.join(["rnnkit", *self.arguments])),
         ]
         if settings.get("enable_checkpointing") is not False:
             # To go on with. ModelCheckpoint's own save_last writes it only beside a better one.

@@ -260,40 +260,60 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_ctrl_c_keeps_the_last_state_and_says_how_to_go_on(trained):
+@pytest.mark.parametrize(
+    ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_a_signal_keeps_the_last_state_and_says_how_to_go_on(number, expected, trained):
     folder, _ = trained
     (folder / "long.yaml").write_text(CONFIG.replace("max_epochs: 2", "max_epochs: 100000"))
     process = start(folder, "fit", "-c", "long.yaml")
-    csv = folder / "runs" / "long" / "version_0" / "metrics.csv"
+    runs = folder / "runs" / "long"
+    before = len(list(runs.glob("*")))
     deadline = time.monotonic() + 60
-    while not csv.is_file() and time.monotonic() < deadline:
+    while not (runs / f"version_{before}" / "metrics.csv").is_file():
+        assert time.monotonic() < deadline
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == expected
     assert "Traceback" not in errors
     command = next(line for line in errors.splitlines() if line.startswith("  rnnkit fit"))
     *resume, path = command.split()[1:]
-    assert Path(folder, path).is_file()
     step = int(errors.split("stopped after step ")[1].split(",")[0])
+    assert torch.load(folder / path, weights_only=True)["global_step"] == step
     status, _, errors = run_process(
         folder, *resume, path, "--trainer.max_epochs", "-1", "--trainer.max_steps", str(step + 3)
     )
     assert status == 0, errors
 
 
-class EndAtTheThirdStep(Callback):
-    """SIGTERM by a queue or a shutdown."""
+class EndAfter(Callback):
+    """SIGTERM by a queue or a shutdown; a launcher may send another one."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == 3:
+        if trainer.global_step == self.steps:
+            os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_run_that_is_told_to_end_does_not_end_as_one_that_is_complete(tmp_path, monkeypatch):
+def test_sigterm_ends_a_run_after_its_step_or_epoch(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_corpus(tmp_path / "corpus")
     (tmp_path / "tiny.yaml").write_text(CONFIG)
-    end = ("--trainer.callbacks+", f"{__name__}.EndAtTheThirdStep")
-    assert main(["fit", "-c", "tiny.yaml", *end]) == 128 + signal.SIGTERM
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["fit", "-c", "tiny.yaml"]) == 0
+    checkpoints = Path("runs", "tiny", "version_0", "checkpoints")
+    steps = torch.load(checkpoints / "last.ckpt", weights_only=True)["global_step"] // 2
+    for run, step in enumerate((3, steps), start=1):  # in an epoch, at the end of one
+        end = ("--trainer.callbacks+", f"{__name__}.EndAfter", "--trainer.callbacks.steps")
+        status = main(["fit", "-c", "tiny.yaml", *end, str(step)])
+        assert status == 128 + signal.SIGTERM
+        path = Path("runs", "tiny", f"version_{run}", "checkpoints", "last.ckpt")
+        assert torch.load(path, weights_only=True)["global_step"] == step
+        assert str(path) in capsys.readouterr().err
+    after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert after == before
