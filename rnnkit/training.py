@@ -25,8 +25,8 @@ from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO
 from rnnkit.callbacks.curve import CurvePlot
 from rnnkit.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.callbacks.generator_states import GeneratorStates
-from rnnkit.callbacks.signals import StopOnSignal
 from rnnkit.callbacks.progress import TrainingProgress
+from rnnkit.callbacks.signals import StopOnSignal
 
 RUNS = Path("runs")
 """Folder of all runs: `runs/<name of the configuration file>/version_<n>`."""

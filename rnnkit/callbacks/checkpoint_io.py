@@ -14,7 +14,7 @@ from rnnkit.callbacks.atomic_file import atomic_write
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used; the message is one sentence for the user."""
+    """A checkpoint that cannot be read or written; the message is one sentence for the user."""
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -50,12 +50,24 @@ class AtomicCheckpointIO(CheckpointIO):
             storage_options: Has to be None: there are none.
 
         Raises:
+            CheckpointError: The disk is full, or writing fails otherwise. The old one stays.
             TypeError: `storage_options` were given.
         """
         if storage_options is not None:
             raise TypeError(f"{type(self).__name__} has no storage options, got {storage_options}")
-        with atomic_write(path) as beside:
-            torch.save(checkpoint, beside)
+        try:
+            # A file of Python's, for one that torch opens does not tell what the system said.
+            with atomic_write(path) as beside, beside.open("wb") as file:
+                torch.save(checkpoint, file)
+        except (OSError, RuntimeError) as error:
+            # Closing its archive, torch stumbles over what is missing and raises that instead.
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            old = "the one before is as it was" if Path(path).is_file() else "there is none before"
+            raise CheckpointError(
+                f"cannot write the checkpoint {path} ({cause.strerror or cause}); {old}"
+            ) from error
 
     def load_checkpoint(
         self,

@@ -15,6 +15,8 @@ from itertools import pairwise
 from random import Random
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from rnnkit.data.fingerprint import check_fingerprint
+
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
@@ -182,6 +184,7 @@ class BatchLoader(Generic[BatchType]):
         batches_per_epoch: Number of batches after which an epoch ends early, where the Trainer's
             `limit_train_batches` makes it do so. None: all.
         first_epoch: Number of the first epoch.
+        fingerprint: Of all the examples. None: unknown.
 
     Raises:
         ValueError: A batch has fewer examples than there are processes.
@@ -195,6 +198,7 @@ class BatchLoader(Generic[BatchType]):
         world_size: int = 1,
         batches_per_epoch: int | None = None,
         first_epoch: int = 0,
+        fingerprint: str | None = None,
     ) -> None:
         smallest = min(len(batch) for batch in batches.epoch(0))
         if smallest < world_size:
@@ -207,6 +211,7 @@ class BatchLoader(Generic[BatchType]):
         self._rank = rank
         self._world_size = world_size
         self._batches_per_epoch = len(batches) if batches_per_epoch is None else batches_per_epoch
+        self._fingerprint = fingerprint
         self._epoch = first_epoch
         self._position = 0  # of the next batch
         self._started = False  # whether this loader gave a batch of this epoch
@@ -218,6 +223,7 @@ class BatchLoader(Generic[BatchType]):
         collate: Callable[[list[int]], BatchType],
         trainer: Trainer | None,
         training: bool,
+        fingerprint: str | None = None,
     ) -> BatchLoader[BatchType]:
         """The loader of this process.
 
@@ -227,6 +233,7 @@ class BatchLoader(Generic[BatchType]):
             trainer: Whose processes share the batches; None: one process.
             training: Whether these are the training batches, which go on from the trainer's epoch
                 and end with its `limit_train_batches`.
+            fingerprint: Of all the examples. None: unknown.
         """
         if trainer is None:
             return cls(batches, collate)
@@ -239,7 +246,7 @@ class BatchLoader(Generic[BatchType]):
         # finished epochs alone tells which one is next, as for torch's DistributedSampler.
         progress = trainer.fit_loop.epoch_progress.current
         first_epoch = progress.processed  # type: ignore[attr-defined]
-        return cls(batches, collate, rank, world_size, most, first_epoch)
+        return cls(batches, collate, rank, world_size, most, first_epoch, fingerprint)
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -257,18 +264,24 @@ class BatchLoader(Generic[BatchType]):
             self._epoch, self._position, self._started = epoch, position + 1, True
             yield self._collate(batches[position][self._rank :: self._world_size])
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, int | str | None]:
         """Epoch and position of the next batch, and the number of batches it counts in."""
         epoch, position = self._epoch, self._position
         if position >= self._batches_per_epoch:
             epoch, position = epoch + 1, 0
-        return {"epoch": epoch, "position": position, "batches": len(self)}
+        return {
+            "epoch": epoch,
+            "position": position,
+            "batches": len(self),
+            "fingerprint": self._fingerprint,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next iteration begin at the saved position.
 
         Raises:
-            ValueError: The position lies within an epoch of another number of batches.
+            ValueError: The position lies within an epoch of another number of batches, or of
+                other examples.
         """
         position, saved = state_dict["position"], state_dict["batches"]
         if position and saved != len(self):
@@ -277,4 +290,5 @@ class BatchLoader(Generic[BatchType]):
                 f"going on there needs the same batches, got {len(self)}; use the same corpus, "
                 "batch_size or batch_tokens, and max_length"
             )
+        check_fingerprint(position, state_dict, self._fingerprint)
         self._epoch, self._position, self._started = state_dict["epoch"], position, False

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from rnnkit.data.fingerprint import fingerprint
 from rnnkit.data.text import Level, read_corpus
 from rnnkit.data.vocabulary import Vocabulary
 from rnnkit.data.windows import (
@@ -108,6 +109,7 @@ class LanguageModelingData(LightningDataModule):
         self.train_tokens = self.vocabulary.encode(texts.train)
         self.valid_tokens = self.vocabulary.encode(texts.valid)
         self.test_tokens = self.vocabulary.encode(texts.test)
+        self._fingerprint = fingerprint([self.train_tokens.numpy().tobytes()])
         # Made once here for their errors: a bad number is told before training starts.
         self.train_dataloader()
         self.val_dataloader()
@@ -130,6 +132,7 @@ class LanguageModelingData(LightningDataModule):
             self._limit(windows),
             self.seed if self.random_windows else None,
             first_epoch,
+            self._fingerprint,
         )
 
     def val_dataloader(self) -> list[WindowLoader]:

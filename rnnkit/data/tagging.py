@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnnkit.data.buckets import Batches, BatchLoader, InOrder, SentenceBuckets
 from rnnkit.data.columns import Sentence
+from rnnkit.data.fingerprint import fingerprint
 from rnnkit.data.schemes import Scheme, tag_names
 from rnnkit.data.tagged import BUILT_IN, read_tagged
 from rnnkit.data.vectors import read_vectors
@@ -140,6 +141,7 @@ class TaggingData(LightningDataModule):
         written = self.encoder.normalize
         counts = Counter(written(word) for sentence in texts.train for word in sentence.words)
         self._rare = torch.tensor([counts[word] == 1 for word in self.encoder.words.tokens])  # (V,)
+        self._fingerprint = fingerprint((sentence.words, sentence.tags) for sentence in texts.train)
         # Made once here for their errors: a bad number is told before training starts.
         self.train_dataloader()
         self.val_dataloader()
@@ -165,7 +167,7 @@ class TaggingData(LightningDataModule):
         def collate(indices: list[int]) -> TaggedSentences:
             return self._collate([sentences[i] for i in indices])
 
-        return BatchLoader.for_trainer(batches, collate, self.trainer, training)
+        return BatchLoader.for_trainer(batches, collate, self.trainer, training, self._fingerprint)
 
     def _collate(self, sentences: list[Sentence]) -> TaggedSentences:
         """The batch of some sentences."""

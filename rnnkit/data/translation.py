@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rnnkit.data.buckets import Batches, BatchLoader, InOrder, TokenBuckets
+from rnnkit.data.fingerprint import fingerprint
 from rnnkit.data.pairs import Pair
 from rnnkit.data.parallel import read_parallel
 from rnnkit.data.subwords import (
@@ -212,6 +213,7 @@ class TranslationData(LightningDataModule):
                 "left out (max_length).",
                 *(self.long_pairs, len(texts.train), corpus, max_length),
             )
+        self._fingerprint = fingerprint(zip(self._train.sources, self._train.targets, strict=True))
         # Made once here for their errors: a bad number is told before training starts.
         self.train_dataloader()
         self.val_dataloader()
@@ -238,7 +240,9 @@ class TranslationData(LightningDataModule):
     def _loader(
         self, batches: Batches, split: _Split, training: bool = False
     ) -> BatchLoader[Pairs]:
-        return BatchLoader.for_trainer(batches, split.collate, self.trainer, training)
+        return BatchLoader.for_trainer(
+            batches, split.collate, self.trainer, training, self._fingerprint
+        )
 
     def transfer_batch_to_device(
         self, batch: Pairs, device: torch.device, dataloader_idx: int

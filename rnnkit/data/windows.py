@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rnnkit.data.fingerprint import check_fingerprint
+
 IGNORED = -100
 """Target that no loss counts, `cross_entropy`'s own `ignore_index`."""
 
@@ -174,6 +176,7 @@ class WindowLoader:
             `limit_train_batches` makes it do so. None: all.
         seed: For windows of random lengths, drawn anew in each epoch. None: all have T steps.
         first_epoch: Number of the first epoch.
+        fingerprint: Of the whole text, whatever part of it this process reads. None: unknown.
 
     Raises:
         ValueError: `window` is below 1.
@@ -187,6 +190,7 @@ class WindowLoader:
         windows_per_epoch: int | None = None,
         seed: int | None = None,
         first_epoch: int = 0,
+        fingerprint: str | None = None,
     ) -> None:
         if window < 1:
             raise ValueError(f"expected a window of 1 step or more, got {window}")
@@ -195,6 +199,7 @@ class WindowLoader:
         self.targets = targets.contiguous()
         self.window = window
         self.seed = seed
+        self.fingerprint = fingerprint
         self._windows_per_epoch = len(self) if windows_per_epoch is None else windows_per_epoch
         self._epoch = first_epoch
         self._position = 0  # of the next window
@@ -227,7 +232,7 @@ class WindowLoader:
             self._epoch, self._position, self._started = epoch, position + 1, True
             yield Window(self.inputs[steps], self.targets[steps], position, factor)
 
-    def state_dict(self) -> dict[str, int | None]:
+    def state_dict(self) -> dict[str, int | str | None]:
         """Epoch and position of the next window, and what it was cut by."""
         epoch, position = self._epoch, self._position
         if position >= self._windows_per_epoch:
@@ -238,15 +243,18 @@ class WindowLoader:
             "window": self.window,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            "fingerprint": self.fingerprint,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Let the next iteration begin at the saved position.
 
         Raises:
-            ValueError: The position lies within an epoch, of windows of other shapes.
+            ValueError: The position lies within an epoch, of windows of other shapes or of another
+                text.
         """
         position = state_dict["position"]
+        check_fingerprint(position, state_dict, self.fingerprint)
         # Loaders without random lengths once saved neither seed nor epoch.
         saved = state_dict["window"], state_dict["batch_size"]
         saved_seed = state_dict.get("seed")

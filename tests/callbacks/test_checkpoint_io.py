@@ -30,7 +30,7 @@ def test_a_checkpoint_comes_back(tmp_path):
 def test_a_crash_while_writing_leaves_the_old_checkpoint(tmp_path):
     path = tmp_path / "last.ckpt"
     save({"step": 1}, path)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CheckpointError, match="disk full"):
         save({"weight": torch.zeros(1000), "step": Unwritable()}, path)
     assert read_checkpoint(path) == {"step": 1}
     assert os.listdir(tmp_path) == ["last.ckpt"]

@@ -119,6 +119,7 @@ def test_state_is_plain_data() -> None:
         "window": 3,
         "batch_size": 2,
         "seed": None,
+        "fingerprint": None,
     }
 
 
