@@ -141,6 +141,13 @@ def _keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
+def _lost_a_process(error: RuntimeError) -> bool:
+    """Whether talking to another process failed. Gloo has no class of errors, only its name."""
+    if not torch.distributed.is_available():
+        return False
+    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+
+
 def run(arguments: list[str]) -> TrainingCLI:
     """Do what a command line says.
 
@@ -152,6 +159,7 @@ def run(arguments: list[str]) -> TrainingCLI:
 
     Raises:
         ValueError: The arguments or the configuration make no sense; the message says which.
+        ConnectionError: Another process of the run has ended.
         SystemExit: The process was told to end, by SIGTERM.
     """
     # What Lightning tells about devices and products is no news; its warnings stay.
@@ -181,5 +189,12 @@ def run(arguments: list[str]) -> TrainingCLI:
         raise ValueError(_one_sentence(str(error))) from None
     except MisconfigurationException as error:
         raise ValueError(str(error)) from None
+    except RuntimeError as error:
+        if not _lost_a_process(error):
+            raise
+        raise ConnectionError(
+            "another process of this run has ended, its own message tells why: mend that, and go "
+            "on from the last checkpoint with --ckpt_path"
+        ) from error
     except SIGTERMException:  # has no status, which would be that of a run that is complete
         raise SystemExit(128 + signal.SIGTERM) from None

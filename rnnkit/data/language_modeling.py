@@ -133,6 +133,7 @@ class LanguageModelingData(LightningDataModule):
             self.seed if self.random_windows else None,
             first_epoch,
             self._fingerprint,
+            1 if self.trainer is None else self.trainer.world_size,
         )
 
     def val_dataloader(self) -> list[WindowLoader]:

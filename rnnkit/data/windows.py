@@ -169,7 +169,7 @@ class WindowLoader:
     does not fetch ahead, and `state_dict` counts just the windows that were consumed.
 
     Args:
-        inputs: int64 (S, B).
+        inputs: int64 (S, B), the streams of this process.
         targets: int64 (S, B).
         window: T. The last window is shorter where T does not divide S.
         windows_per_epoch: Number of windows after which an epoch ends early, where the Trainer's
@@ -177,6 +177,7 @@ class WindowLoader:
         seed: For windows of random lengths, drawn anew in each epoch. None: all have T steps.
         first_epoch: Number of the first epoch.
         fingerprint: Of the whole text, whatever part of it this process reads. None: unknown.
+        processes: W, number of processes that have as many streams each.
 
     Raises:
         ValueError: `window` is below 1.
@@ -191,6 +192,7 @@ class WindowLoader:
         seed: int | None = None,
         first_epoch: int = 0,
         fingerprint: str | None = None,
+        processes: int = 1,
     ) -> None:
         if window < 1:
             raise ValueError(f"expected a window of 1 step or more, got {window}")
@@ -200,6 +202,7 @@ class WindowLoader:
         self.window = window
         self.seed = seed
         self.fingerprint = fingerprint
+        self._processes = processes
         self._windows_per_epoch = len(self) if windows_per_epoch is None else windows_per_epoch
         self._epoch = first_epoch
         self._position = 0  # of the next window
@@ -207,8 +210,8 @@ class WindowLoader:
 
     @property
     def batch_size(self) -> int:
-        """B, the number of streams."""
-        return self.inputs.shape[1]
+        """W B, the number of streams of all processes: a run may go on with another W."""
+        return self.inputs.shape[1] * self._processes
 
     def __len__(self) -> int:
         return window_count(len(self.inputs), self.window, self.seed is not None)

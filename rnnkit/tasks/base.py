@@ -69,10 +69,12 @@ class Task(LightningModule):
         likelihood = summed if likelihood is None else likelihood
         self._losses.append((summed.detach(), likelihood.detach(), targets))
         self._log_training()
-        if self.trainer.world_size > 1:
-            # Gradients are averaged over processes: each divides by the mean number of targets. A
-            # copy, for the reduction is in place; no integer, for the mean may be none.
-            targets = self.trainer.strategy.reduce(targets.double(), reduce_op="mean")
+        if self.trainer.world_size > 1 and not self.equal_batches:
+            # Gradients are averaged over processes: each divides by the mean number of targets. No
+            # integer, for the mean may be none; not by Lightning, which adds a barrier.
+            targets = targets.double()
+            torch.distributed.all_reduce(targets)
+            targets = targets / self.trainer.world_size
         return summed / targets.to(summed.dtype)
 
     def _log_training(self) -> None:

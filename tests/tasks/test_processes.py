@@ -2,12 +2,17 @@
 
 import csv
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Callback
+
+from rnnkit.callbacks.checkpoint_io import read_checkpoint
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,25 +37,48 @@ TASKS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed"),
+]
+
+PYTHON = (sys.executable, "-m")
+TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
+
+
+def fit(task, folder, *arguments, launcher=PYTHON):
+    """Train on the CPU in a folder of its own; the process that has ended."""
+    folder.mkdir()
+    return subprocess.run(
+        [
+            *(*launcher, "rnnkit.cli", "fit", "-c", str(ROOT / "configs" / f"{task}.yaml")),
+            *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "4"),
+            *(*TASKS[task], *arguments),
+        ],
+        cwd=folder,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def last(folder):
+    """The checkpoint to go on from."""
+    return read_checkpoint(next(folder.glob("runs/*/version_0/checkpoints/last.ckpt")))
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_train_as_one(task, tmp_path):
     def train(name, *arguments):
         folder = tmp_path / name
-        folder.mkdir()
-        subprocess.run(
-            [
-                *(sys.executable, "-m", "rnnkit.cli", "fit"),
-                *("-c", str(ROOT / "configs" / f"{task}.yaml")),
-                *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "4"),
-                *(*TASKS[task], *arguments),
-            ],
-            cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            check=True,
-            timeout=120,
-        )
+        done = fit(task, folder, *arguments)
+        assert done.returncode == 0, done.stderr
         run = folder / "runs" / Path(task).name / "version_0"
         with (run / "metrics.csv").open() as file:
             scores = [
@@ -59,10 +87,10 @@ def test_two_processes_train_as_one(task, tmp_path):
                 for name, value in row.items()
                 if value and name != "train/seconds"
             ]
-        return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True), scores
+        return last(folder), scores
 
     one, one_scores = train("one")
-    two, two_scores = train("two", "--trainer.devices", "2", "--trainer.strategy", "ddp")
+    two, two_scores = train("two", *TWO)
     assert two_scores == pytest.approx(one_scores, rel=1e-5)
     for name, parameter in one["state_dict"].items():
         if parameter.is_floating_point():
@@ -72,3 +100,94 @@ def test_two_processes_train_as_one(task, tmp_path):
     assert len(two["generators"]) == 2
     if task.startswith("translation"):
         assert next((tmp_path / "two").rglob("translations.txt")).read_text().count("epoch") == 2
+
+
+class Fault(Callback):
+    """Something that goes wrong in one of the processes after step 5."""
+
+    rank = 0
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if trainer.global_step == 5 and trainer.global_rank == self.rank:
+            self.strike(trainer, pl_module)
+
+
+class Scheduler(Fault):
+    """SIGTERM to torchrun, which passes it on to the processes it has started."""
+
+    def strike(self, trainer, pl_module):
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
+class Termination(Fault):
+    """SIGTERM to the process that the user has started."""
+
+    def strike(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+class Death(Fault):
+    rank = 1
+
+    def strike(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class NotANumber(Fault):
+    rank = 1
+
+    def strike(self, trainer, pl_module):
+        for state in pl_module._training_state:
+            state.fill_(torch.nan)
+
+
+class Unwritable(Fault):
+    """The folder of the checkpoints is gone, and cannot be made again."""
+
+    def strike(self, trainer, pl_module):
+        folder = Path(trainer.checkpoint_callback.dirpath)
+        shutil.copytree(folder, folder.with_name("saved"))
+        shutil.rmtree(folder)
+        folder.write_text("")
+
+
+def test_torchrun_saves_on_sigterm_and_one_process_goes_on(tmp_path):
+    """The carried state of all streams is in the checkpoint, and shared anew."""
+    task, steps = "lm/python_docs", ("--trainer.max_steps", "16")
+    launcher = (*PYTHON, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m")
+    callback = ("--trainer.callbacks+", f"{__name__}.Scheduler")
+    stopped = fit(task, tmp_path / "two", *TWO, *steps, *callback, launcher=launcher)
+    assert stopped.returncode != 0
+    step = last(tmp_path / "two")["global_step"]
+    assert step in (8, 12)  # they agree every four steps, and the signal takes its time
+    assert f"stopped after step {step}, go on with" in stopped.stderr
+    path = next((tmp_path / "two").rglob("last.ckpt"))
+    resumed = fit(task, tmp_path / "resumed", *steps, "--ckpt_path", str(path))
+    assert resumed.returncode == 0, resumed.stderr
+    unbroken = fit(task, tmp_path / "unbroken", *steps)
+    assert unbroken.returncode == 0, unbroken.stderr
+    expected = last(tmp_path / "unbroken")["state_dict"]
+    for name, parameter in last(tmp_path / "resumed")["state_dict"].items():
+        assert torch.allclose(parameter, expected[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "told", "step"),
+    [
+        (Termination, 128 + signal.SIGTERM, "stopped after step 8, go on with", 8),
+        (Death, None, "another process of this run has ended", 4),
+        (NotANumber, 1, "the loss became nan at step", 4),
+        (Unwritable, 1, "cannot write the checkpoint", 4),
+    ],
+)
+def test_a_fault_in_one_of_two_processes_ends_both(fault, status, told, step, tmp_path):
+    changes = ("--trainer.val_check_interval", "4", "--trainer.max_steps", "16")
+    callback = ("--trainer.callbacks+", f"{__name__}.{fault.__name__}")
+    done = fit("lm/python_docs", tmp_path / "run", *TWO, *changes, *callback)
+    assert done.returncode == status or (status is None and done.returncode != 0), done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    left = next(path for path in tmp_path.rglob("last.ckpt"))
+    checkpoint = read_checkpoint(left)
+    assert checkpoint["global_step"] == step
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
