@@ -18,10 +18,11 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rnnkit.callbacks.best_checkpoint import KeepBestCheckpoint
-from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO
+from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from rnnkit.callbacks.curve import CurvePlot
 from rnnkit.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.callbacks.generator_states import GeneratorStates
@@ -105,13 +106,18 @@ class TrainingCLI(LightningCLI):
             callbacks.append(TrainingProgress())
         self.trainer_defaults["callbacks"] = callbacks
         trainer = super().instantiate_trainer(**kwargs)
+        checkpoint = self.config[self.subcommand].get("ckpt_path")
+        if checkpoint and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
+            # FSDP unpickles whatever a file holds: only plain data get as far as that.
+            read_checkpoint(checkpoint)
         if trainer.strategy.root_device.type == "cpu":
             _keep_freed_memory()
         return trainer
 
     def _run_name(self) -> str:
         configs = self.config[self.subcommand].get("config") or []
-        return Path(str(configs[-1])).stem if configs else type(self.model).__name__
+        # Those that follow the first change something about it, such as the devices.
+        return Path(str(configs[0])).stem if configs else type(self.model).__name__
 
 
 def _one_sentence(message: str) -> str:

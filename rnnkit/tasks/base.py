@@ -136,7 +136,14 @@ class Task(LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         due = every > 0 and (self.global_step + 1) % every == 0
         norm = None
-        if gradient_clip_val and plain and gradient_clip_algorithm in (None, "norm"):
+        by_norm = gradient_clip_algorithm in (None, "norm")
+        # FSDP, where each process has a part of every gradient and one part's norm says nothing.
+        sharded = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
+        if sharded is not None:
+            norm = sharded(gradient_clip_val if gradient_clip_val and by_norm else math.inf)
+            if not by_norm:
+                self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val and plain and by_norm:
             norm = clip_grad_norm_(plugin.main_params(optimizer), gradient_clip_val)
         else:
             if due:

@@ -23,7 +23,8 @@ def corpus(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_configuration_begins_with_the_command_that_runs_it(path):
     first = path.read_text().splitlines()[0]
-    assert first == f"# rnnkit fit -c {path.relative_to(ROOT).as_posix()}"
+    before = " -c configs/lm/ptb_awd_lstm.yaml" if path.parent.name == "devices" else ""
+    assert first == f"# rnnkit fit{before} -c {path.relative_to(ROOT).as_posix()}"
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -115,3 +116,22 @@ def test_an_untrained_model_is_not_scored(command, corpus, tmp_path, monkeypatch
     path = ROOT / "configs/lm/ptb_zaremba_small.yaml"
     assert main([command, "-c", str(path), "--data.init_args.corpus", corpus]) == 1
     assert "--ckpt_path is missing: this would score an untrained model" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells that there is no GPU")
+def test_what_shards_over_gpus_says_that_there_is_none(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    awd, fsdp = (str(ROOT / "configs" / name) for name in ("lm/ptb_awd_lstm", "devices/fsdp"))
+    arguments = ["fit", "-c", f"{awd}.yaml", "-c", f"{fsdp}.yaml"]
+    assert main([*arguments, "--data.init_args.corpus", corpus]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "gpu" in told.lower()
+
+
+def test_a_run_is_named_after_the_first_configuration(corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("devices.yaml").write_text("trainer:\n  accelerator: cpu\n  max_steps: 1\n")
+    first = str(ROOT / "configs" / "lm" / "ptb_zaremba_small.yaml")
+    arguments = ["fit", "-c", first, "-c", "devices.yaml", "--data.init_args.corpus", corpus]
+    assert main(arguments) == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["ptb_zaremba_small"]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.strategies import FSDPStrategy
 from small_tasks import TASKS, language_model
 
 from rnnkit.callbacks.checkpoint_io import read_checkpoint
@@ -113,6 +114,26 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path):
     steps = {read_checkpoint(path)["global_step"] for path in checkpoints.glob("*.ckpt")}
     assert steps == {5, 10}
     assert not list(checkpoints.glob(".*"))
+
+
+class WithoutGPU(FSDPStrategy):
+    """FSDP as far as a machine without a GPU comes; its own way to read checkpoints runs code."""
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harm",)
+
+
+def test_fsdp_gets_no_checkpoint_that_holds_code(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {}, "step": Harmful()}, "bad.ckpt")
+    strategy = f"trainer:\n  strategy:\n    class_path: {__name__}.WithoutGPU\n"
+    Path("fsdp.yaml").write_text(strategy)
+    arguments = [*fit(language_model, tmp_path, "run"), "-c", "fsdp.yaml"]
+    assert main([*arguments, "--ckpt_path", "bad.ckpt"]) == 1
+    assert "more than tensors and plain data" in capsys.readouterr().err
+    assert not Path("harm").exists()
 
 
 class KillingFile:

@@ -1,6 +1,7 @@
 """Runs that diverge, and how the norm of the gradient tells of it."""
 
 import csv
+import math
 import re
 
 import pytest
@@ -12,6 +13,7 @@ from small_runs import Losses, make_data, make_model, make_trainer
 from torch.optim import SGD
 
 from rnnkit.callbacks.divergence import KeepGoodCheckpoints
+from rnnkit.tasks import LanguageModel
 
 
 class Norms(Callback):
@@ -57,6 +59,40 @@ def test_the_norm_before_clipping_is_logged(clipping, corpus, tmp_path):
     assert found == pytest.approx({step: norms.values[step] for step in found}, rel=1e-4)
     assert min(found.values()) > 0.05  # more than what is left by clipping
     assert sorted(logged(tmp_path, "train/seconds")) == [3, 7, 11]
+
+
+class Sharded(LanguageModel):
+    """As FSDP's module, which alone can clip by the norm of what all processes have."""
+
+    def clip_grad_norm_(self, limit):
+        return torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+
+
+@pytest.mark.parametrize("algorithm", [None, "norm", "value"])
+def test_a_module_that_clips_its_own_gradients_is_left_to_it(algorithm, corpus, monkeypatch):
+    asked, norms, data = [], Norms(), make_data(corpus)
+    clip = Sharded.clip_grad_norm_
+
+    def note(module, limit):
+        asked.append((limit, float(clip(module, limit))))
+        return torch.tensor(asked[-1][1])
+
+    monkeypatch.setattr(Sharded, "clip_grad_norm_", note)
+    torch.manual_seed(0)
+    model = Sharded(data.vocabulary_size, embedding_size=12, hidden_size=12)
+    limits = {} if algorithm is None else {"gradient_clip_val": 0.01}
+    trainer = make_trainer(
+        callbacks=[norms],
+        max_steps=2,
+        limit_val_batches=0,
+        gradient_clip_algorithm=algorithm,
+        **limits,
+    )
+    trainer.fit(model, data)
+    assert [limit for limit, _ in asked] == [0.01 if algorithm == "norm" else math.inf] * 2
+    assert [norm for _, norm in asked] == pytest.approx([*norms.values.values()], rel=1e-4)
+    largest = max(float(each.grad.abs().max()) for each in model.parameters())
+    assert (largest <= 0.01) == (algorithm is not None)
 
 
 @pytest.mark.parametrize("accumulated", [1, 3])
