@@ -31,7 +31,7 @@ commands:
 """
 
 # One of these is something that the user can put right; anything else is a defect of the program.
-_EXPECTED = (DataError, ValueError, OSError, FloatingPointError)
+_EXPECTED = (DataError, ValueError, OSError, FloatingPointError, MemoryError)
 
 # The shell's status of a command that SIGINT or SIGPIPE has ended.
 _INTERRUPTED, _PIPE_CLOSED = 128 + 2, 128 + 13

@@ -28,6 +28,7 @@ from rnnkit.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.callbacks.generator_states import GeneratorStates
 from rnnkit.callbacks.progress import TrainingProgress
 from rnnkit.callbacks.signals import StopOnSignal
+from rnnkit_kernels.functional import is_shortage
 
 RUNS = Path("runs")
 """Folder of all runs: `runs/<name of the configuration file>/version_<n>`."""
@@ -147,7 +148,17 @@ def _keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _lost_a_process(error: RuntimeError) -> bool:
+def _memory_error(error: Exception) -> MemoryError:
+    # What a constructor raises jsonargparse wraps in a list of all it tried.
+    if str(error).startswith("Does not validate") and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    return MemoryError(
+        f"{' '.join(str(error).split())}; lower batch_size, batch_tokens or window of the data, or "
+        "the sizes of the model"
+    )
+
+
+def _lost_a_process(error: Exception) -> bool:
     """Whether talking to another process failed. Gloo has no class of errors, only its name."""
     if not torch.distributed.is_available():
         return False
@@ -166,6 +177,7 @@ def run(arguments: list[str]) -> TrainingCLI:
     Raises:
         ValueError: The arguments or the configuration make no sense; the message says which.
         ConnectionError: Another process of the run has ended.
+        MemoryError: The device or the machine has too little; the message says what to reduce.
         SystemExit: The process was told to end, by SIGTERM.
     """
     # What Lightning tells about devices and products is no news; its warnings stay.
@@ -195,7 +207,9 @@ def run(arguments: list[str]) -> TrainingCLI:
         raise ValueError(_one_sentence(str(error))) from None
     except MisconfigurationException as error:
         raise ValueError(str(error)) from None
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        if is_shortage(error):
+            raise _memory_error(error) from error
         if not _lost_a_process(error):
             raise
         raise ConnectionError(

@@ -36,6 +36,7 @@ from rnnkit_kernels.padded_lstm import padded_lstm, suits
 from rnnkit_kernels.recurrence.plan import Device, Plan
 from rnnkit_kernels.recurrence.rows import Rows
 from rnnkit_kernels.reference import gru_reset_before
+from rnnkit_kernels.shortage import is_shortage
 from rnnkit_kernels.stack import stack, wavefront_plan
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "crf",
     "gru",
     "gru_reset_before",
+    "is_shortage",
     "linear_cross_entropy",
     "lstm",
     "recurrent",

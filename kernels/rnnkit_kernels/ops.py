@@ -22,6 +22,7 @@ from rnnkit_kernels.recurrence import eager
 from rnnkit_kernels.recurrence.eager import state_dtype
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, Precision, plan
 from rnnkit_kernels.recurrence.rows import Rows
+from rnnkit_kernels.shortage import tells_shortage
 
 
 def recurrent_precision() -> Precision:
@@ -141,6 +142,7 @@ def _slots(kind: Cell, weight_hr: Tensor | None, zoneout: Tensor | None) -> int:
 
 
 @torch.library.custom_op("rnnkit::recurrence", mutates_args=())
+@tells_shortage
 def recurrence(
     x: Tensor,
     weight_ih: Tensor,
@@ -262,6 +264,7 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 @torch.library.custom_op("rnnkit::recurrence_backward", mutates_args=())
+@tells_shortage
 def recurrence_backward(
     dy: Tensor | None,
     dh_n: Tensor | None,

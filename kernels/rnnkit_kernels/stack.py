@@ -37,6 +37,7 @@ from rnnkit_kernels.recurrence.plan import (
     plan,
     together_bytes,
 )
+from rnnkit_kernels.shortage import tells_shortage
 
 WAVEFRONT_TILE = 8_192  # bytes
 
@@ -93,6 +94,7 @@ def twice(tiles: Tiles) -> Tiles:
 
 
 @torch.library.custom_op("rnnkit::stack", mutates_args=())
+@tells_shortage
 def stack(
     x: Tensor,
     weight_ih: Tensor,
@@ -196,6 +198,7 @@ def _(*inputs: Any) -> tuple[Tensor, ...]:
 
 
 @torch.library.custom_op("rnnkit::stack_backward", mutates_args=())
+@tells_shortage
 def stack_backward(
     dy: Tensor | None,
     dh_n: Tensor | None,

@@ -186,3 +186,12 @@ def test_a_kill_within_writing_leaves_the_checkpoint_before(tmp_path):
     checkpoints = next(tmp_path.rglob("checkpoints"))
     assert read_checkpoint(checkpoints / "middle.ckpt")["global_step"] == 10
     assert len(list(checkpoints.glob(".middle.*.ckpt"))) == 1  # what was written of the next one
+
+
+def test_too_large_a_model_says_what_to_reduce(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    size = ("--model.init_args.hidden_size", "3000000")  # 144 TB a matrix
+    assert main([*fit(language_model, tmp_path, "run"), *size]) == 1
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "you tried to allocate" in told
+    assert "lower batch_size, batch_tokens or window of the data, or the sizes of the model" in told
