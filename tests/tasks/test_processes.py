@@ -46,10 +46,10 @@ PYTHON = (sys.executable, "-m")
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
 
-def fit(task, folder, *arguments, launcher=PYTHON):
-    """Train on the CPU in a folder of its own; the process that has ended."""
-    folder.mkdir()
-    return subprocess.run(
+def start(task, folder, *arguments, launcher=PYTHON, **environment):
+    """Start to train on the CPU in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
         [
             *(*launcher, "rnnkit.cli", "fit", "-c", str(ROOT / "configs" / f"{task}.yaml")),
             *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "4"),
@@ -60,12 +60,19 @@ def fit(task, folder, *arguments, launcher=PYTHON):
             **os.environ,
             "OMP_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
+            **environment,
         },
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
+
+
+def fit(task, folder, *arguments, launcher=PYTHON):
+    """Train; exit status and what was told on stderr."""
+    process = start(task, folder, *arguments, launcher=launcher)
+    _, told = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(process.args, process.returncode, stderr=told)
 
 
 def last(folder):
@@ -191,3 +198,18 @@ def test_a_fault_in_one_of_two_processes_ends_both(fault, status, told, step, tm
     checkpoint = read_checkpoint(left)
     assert checkpoint["global_step"] == step
     assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_tasks_of_slurm_stop_together(tmp_path):
+    """As srun starts and stops them: without SLURM, with its environment."""
+    callback = ("--trainer.callbacks+", f"{__name__}.Termination", "--trainer.max_steps", "16")
+    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "fit", "SLURM_NODELIST": "127.0.0.1"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
+    tasks = []
+    for task in ("0", "1"):
+        own = {"SLURM_PROCID": task, "SLURM_LOCALID": task}
+        tasks.append(start("lm/python_docs", tmp_path / "run", *TWO, *callback, **job, **own))
+    told = [process.communicate(timeout=120)[1] for process in tasks]
+    assert [process.returncode for process in tasks] == [128 + signal.SIGTERM] * 2, told
+    assert "stopped after step 8, go on with" in told[0]
+    assert last(tmp_path / "run")["global_step"] == 8
