@@ -80,18 +80,21 @@ class AtomicCheckpointIO(CheckpointIO):
         Args:
             path: A local path.
             map_location: Where the tensors go, as for `torch.load`; None: where they were.
-            weights_only: False also unpickles arbitrary objects, which run code: only for files
-                that you trust. None: True.
+            weights_only: Has to be True or None: a configuration must not open the door to code
+                in a checkpoint.
 
         Raises:
             CheckpointError: It is missing, damaged, or holds other objects than plain data.
+            ValueError: `weights_only` is False.
         """
+        if weights_only is False:
+            raise ValueError(
+                "weights_only=False would run code that a checkpoint holds: rnnkit's hold none"
+            )
         if not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}")
         try:
-            content = torch.load(
-                path, map_location=map_location, weights_only=weights_only is not False
-            )
+            content = torch.load(path, map_location=map_location, weights_only=True)
         except pickle.UnpicklingError as error:
             raise CheckpointError(
                 f"{path} is no checkpoint, or one that holds more than tensors and plain data"

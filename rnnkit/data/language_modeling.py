@@ -37,9 +37,10 @@ class LanguageModelingData(LightningDataModule):
     batch sizes are totals over all devices.
 
     Args:
-        corpus: Name of a corpus (python-docs, ptb, wikitext2, tinyshakespeare), or path of a
-            folder with train.txt, valid.txt and test.txt, of a folder with one input.txt, or of
-            a text file; a single text is split 90/5/5. `rnnkit data list` tells what is there.
+        corpus: Name of a corpus (python-docs, ptb, wikitext2, tinyshakespeare, hafez,
+            hafez-vocalised), or path of a folder with train.txt, valid.txt and test.txt, of a
+            folder with one input.txt, or of a text file; a single text is split 90/5/5. `rnnkit
+            data list` tells what is there.
         level: Whether tokens are words (separated by white space, one <eos> a line) or
             characters.
         batch_size: Number of streams in training.

@@ -57,6 +57,8 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path, monkeypatch):
     torch.save({"step": Harmful()}, "bad.ckpt")
     with pytest.raises(CheckpointError, match="more than tensors and plain data"):
         AtomicCheckpointIO().load_checkpoint("bad.ckpt", map_location="cpu")
+    with pytest.raises(ValueError, match="weights_only=False would run code"):
+        AtomicCheckpointIO().load_checkpoint("bad.ckpt", weights_only=False)
     assert os.listdir(tmp_path) == ["bad.ckpt"]
 
 
