@@ -18,7 +18,7 @@ from rnnkit.decoding.lines import LinesOf
 from rnnkit.decoding.sampling import Sampler
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.language_modeling import LanguageModel
-from rnnkit.terminal import couplets, for_terminal
+from rnnkit.terminal import Parser, couplets, for_terminal, sentence
 
 LONGEST_LINE = {"character": 100, "word": 50}
 """Most tokens of a line, twice what is usual in verse and a good sentence."""
@@ -132,7 +132,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: The checkpoint or an argument cannot be used.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit generate", description="Let a trained language model continue a text."
     )
     add = parser.add_argument
@@ -175,7 +175,7 @@ def main(argv: list[str]) -> int:
     sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     writer = Writer.from_checkpoint(arguments.ckpt)
     if UNKNOWN in writer.vocabulary and (unknown := writer.unknown(arguments.prompt)):
-        print(f"read as {UNKNOWN}: {', '.join(unknown)}", file=sys.stderr)
+        print(f"read as {UNKNOWN}: {sentence(', '.join(unknown))}", file=sys.stderr)
     print_texts(_written(writer, arguments, sampler), arguments.couplets is not None)
     return 0
 

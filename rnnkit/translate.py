@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +18,7 @@ from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, re
 from rnnkit.pictures import draw_attention
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.translation import Translation
+from rnnkit.terminal import Parser, for_terminal, json_line
 
 PICTURES = (".png", ".pdf", ".svg")
 MOST_DRAWN = 200  # tokens: a picture has an end
@@ -109,7 +108,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: The checkpoint or an argument cannot be used.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit translate",
         description="Translate standard input, one line out for every line in.",
         epilog="rnnkit translate --ckpt best.ckpt < german.txt > english.txt",
@@ -158,13 +157,15 @@ def main(argv: list[str]) -> int:
     notes = Notes("rnnkit translate")
     sizes = arguments.batch_size, arguments.max_source
     found = translator.translate(decoded_lines(sys.stdin.buffer, notes), search, *sizes, notes)
-    decode = translator.target_tokenizer.decode
+    decode, terminal = translator.target_tokenizer.decode, sys.stdout.isatty()
     for number, (source, best) in enumerate(found):
         if arguments.n_best is None:
             text = _one_line(decode(best[0].tokens)) if best else ""
+            if terminal:
+                text = for_terminal(text)
         else:
             texts = [_described(hypothesis, decode(hypothesis.tokens)) for hypothesis in best]
-            text = json.dumps({"line": number + 1, "translations": texts}, ensure_ascii=False)
+            text = json_line({"line": number + 1, "translations": texts})
         print(text, flush=arguments.batch_size == 1)
         if best and picture is not None:
             _draw(translator, source, best[0], picture)
