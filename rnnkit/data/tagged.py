@@ -26,6 +26,7 @@ from rnnkit.data.schemes import (
     to_tags,
     violations,
 )
+from rnnkit.terminal import visible
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def read_tagged(
     if broken:
         _log.warning(
             "Note: %d tags of %s break %s and are read as conlleval does (fix).",
-            *(broken, corpus, file_scheme),
+            *(broken, visible(corpus), file_scheme),
         )
     if corpus in _KNOWN:
         _check_counts(corpus, parts, scheme)

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from rnnkit.data import ghazals, python_docs, storage
+from rnnkit.data.files import read_bytes
 from rnnkit.data.registry import BUILT_IN, DATASETS, DataError
 from rnnkit.data.vocabulary import SENTENCE_END, UNKNOWN, Vocabulary
 
@@ -199,10 +200,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: It cannot be read, or is no UTF-8.
     """
-    try:
-        return decode_text(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
+    return decode_text(read_bytes(path), str(path))
 
 
 def decode_text(content: bytes, name: str) -> str:
