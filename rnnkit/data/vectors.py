@@ -41,6 +41,7 @@ _SAMPLE_BYTES = 1024
 _File: TypeAlias = BufferedReader | gzip.GzipFile
 
 _HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*")
+_MOST_DIGITS = 15  # a petabyte
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -93,6 +94,8 @@ def read_vectors(
         raise DataError(f"{path} cannot be unpacked ({error}): replace or rename it") from error
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror})") from error
+    except ValueError as error:  # a zero character in the name
+        raise DataError(f"cannot read {path} ({error})") from error
 
 
 def _read(
@@ -111,6 +114,8 @@ def _read(
         if line_number == 1:
             line = line.removeprefix(_BYTE_ORDER_MARK)
             if header := _HEADER.fullmatch(line):
+                if max(map(len, header.groups())) > _MOST_DIGITS:
+                    raise DataError(f"line 1 of {path} declares more than any file holds")
                 declared = int(header[1])
                 width = _Width(int(header[2]), "as line 1 says")
                 if width.size == 0:
