@@ -219,7 +219,9 @@ def _best(score: Score, curve: Curve) -> tuple[str, int | None]:
 def _distinct_names(runs: list[Run]) -> list[str]:
     """Names for the legend; runs of the same name in different folders are told by their paths."""
     names = [run.name for run in runs]
-    return [str(run.path.parent) if names.count(run.name) > 1 else run.name for run in runs]
+    return [
+        visible(str(run.path.parent) if names.count(run.name) > 1 else run.name) for run in runs
+    ]
 
 
 def main(argv: list[str]) -> int:

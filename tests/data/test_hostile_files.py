@@ -105,7 +105,7 @@ def test_a_bomb_is_not_unpacked_into_memory(tmp_path):
         for _ in range(300):
             file.write(bytes(2**20))
     tracemalloc.start()
-    with pytest.raises(DataError, match="has 3..,... bytes and unpacks to more than 67,108,864"):
+    with pytest.raises(DataError, match=r"bytes and unpacks to more than 67,108,864"):
         read_lines(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -133,7 +133,7 @@ def test_a_line_without_end_is_no_vector(tmp_path, name, monkeypatch):
 
 
 def test_a_device_has_no_text():
-    with pytest.raises(DataError, match="/dev/zero .it is a device"):
+    with pytest.raises(DataError, match=r"/dev/zero \(it is a device"):
         read_lines(Path("/dev/zero"))
 
 
@@ -183,7 +183,9 @@ def test_lines_that_only_one_side_has_are_told_with_a_part_of_the_first(tmp_path
     assert len(refused(error).replace(str(tmp_path), "")) < 300
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "../a", "a/b", "/etc/passwd", "a\\b", "c:a", "a\0"])
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../a", "a/b", "/etc/passwd", "a\\b", "c:a", "a\0"]
+)
 def test_no_name_in_the_registry_leads_out_of_the_cache(name):
     with pytest.raises(ValueError, match="the name of one file or folder"):
         DataFile(name, 1)
