@@ -167,6 +167,8 @@ def check_names(value: Any) -> None:
             what cannot be imported; or arguments are given to what is named without one, or such
             as the class does not take; or checkpoints are to be unpickled.
     """
+    if isinstance(value, str) and "*" in value:
+        _check_quoted(value)
     if isinstance(value, list):
         for item in value:
             check_names(item)
@@ -191,6 +193,16 @@ def check_names(value: Any) -> None:
             named = _check_class(item)
             if named is not None:
                 _check_more_arguments(item, named, value.get("dict_kwargs"))
+
+
+def _check_quoted(text: str) -> None:
+    """Check YAML in quotes: jsonargparse reads it where no string is expected."""
+    try:
+        check_text(text)
+    except ConfigurationError:
+        raise
+    except yaml.YAMLError:
+        return
 
 
 def _check_class(path: str) -> type | None:

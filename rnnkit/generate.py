@@ -16,6 +16,7 @@ from rnnkit.data.text import Tokenizer
 from rnnkit.data.vocabulary import UNKNOWN, Vocabulary
 from rnnkit.decoding.lines import LinesOf
 from rnnkit.decoding.sampling import Sampler
+from rnnkit.loading import check_vocabularies, usable
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.language_modeling import LanguageModel
 from rnnkit.terminal import Parser, couplets, for_terminal, sentence
@@ -42,9 +43,13 @@ class Writer:
         Raises:
             CheckpointError: It is missing, damaged or of another task.
         """
-        model, data = load_for_use(path, LanguageModel, "LanguageModelingData", "language model")
-        vocabulary = Vocabulary.from_state_dict(data.pop("vocabulary"))
-        return cls(model, vocabulary, Tokenizer(**data))
+        with usable(path, "language model"):
+            model, data = load_for_use(
+                path, LanguageModel, "LanguageModelingData", "language model"
+            )
+            vocabulary = Vocabulary.from_state_dict(data.pop("vocabulary"))
+            check_vocabularies(model, vocabulary_size=len(vocabulary))
+            return cls(model, vocabulary, Tokenizer(**data))
 
     def unknown(self, prompt: str) -> list[str]:
         """Tokens of a prompt that the model does not know and reads as `<unk>`."""

@@ -17,6 +17,7 @@ from rich.text import Text
 from rnnkit.data.schemes import Entity, entities
 from rnnkit.data.words import WordEncoder
 from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
+from rnnkit.loading import check_vocabularies, usable
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.tagging import Tagger
 from rnnkit.terminal import UNSAFE, Parser, json_line
@@ -89,8 +90,15 @@ class EntityTagger:
         Raises:
             CheckpointError: It is missing, damaged or of another task.
         """
-        model, data = load_for_use(path, Tagger, "TaggingData", "tagger")
-        return cls(model, WordEncoder.from_state_dict(data["encoder"]))
+        with usable(path, "tagger"):
+            model, data = load_for_use(path, Tagger, "TaggingData", "tagger")
+            encoder = WordEncoder.from_state_dict(data["encoder"])
+            check_vocabularies(
+                model,
+                vocabulary_size=len(encoder.words),
+                character_vocabulary_size=len(encoder.characters),
+            )
+            return cls(model, encoder)
 
     @torch.no_grad()
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[TaggedLine]:

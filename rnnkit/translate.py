@@ -15,6 +15,7 @@ from rnnkit.data.subwords import LineTokenizer
 from rnnkit.data.translation import BEGIN, END, source_batch, tokenizers
 from rnnkit.decoding import BeamSearch, Hypothesis
 from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
+from rnnkit.loading import check_vocabularies, usable
 from rnnkit.pictures import draw_attention
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.translation import Translation
@@ -48,8 +49,13 @@ class Translator:
         Raises:
             CheckpointError: It is missing, damaged or of another task.
         """
-        model, data = load_for_use(path, Translation, "TranslationData", "translation model")
-        return cls(model, *tokenizers(data))
+        with usable(path, "translation model"):
+            model, data = load_for_use(path, Translation, "TranslationData", "translation model")
+            source, target = tokenizers(data)
+            check_vocabularies(
+                model, source_vocabulary_size=len(source), target_vocabulary_size=len(target)
+            )
+            return cls(model, source, target)
 
     def translate(
         self,
@@ -98,6 +104,8 @@ class Translator:
 
 def main(argv: list[str]) -> int:
     """Run `rnnkit translate` with the arguments that follow these two words.
+
+    A file or a pipe gets what the model wrote, a terminal what `rnnkit.terminal` makes of it.
 
     Args:
         argv: Arguments, for example `["--ckpt", "best.ckpt"]`.

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from rnnkit.data import ghazals, python_docs, storage
 from rnnkit.data.files import read_bytes
@@ -42,11 +42,18 @@ class Tokenizer:
         lowercase: Lower-case the text first.
         split_marks: At word level, cut words further: letters, digits and underscores stay
             together, every other mark is a token of its own.
+
+    Raises:
+        ValueError: There is no such level.
     """
 
     level: Level
     lowercase: bool = False
     split_marks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(Level):
+            raise ValueError(f"expected a level of word or character, got {self.level!r}")
 
     @property
     def start(self) -> str:

@@ -167,6 +167,7 @@ def test_a_configuration_runs_nothing_but_classes_of_the_expected_kind(fit, text
     [
         ("&a\nmodel: *a\n", "line 2: a holds itself"),
         (in_trainer("callbacks: &a [*a]"), "a holds itself"),
+        (in_model("dropout: '&a [*a]'"), "a holds itself"),
         ("data: " + "[" * 3000 + "]" * 3000, f"expected {MOST_LEVELS} or fewer"),
         ("data: " + "{a: " * 1000 + "}" * 1000, f"expected {MOST_LEVELS} or fewer"),
         (
@@ -202,6 +203,7 @@ def test_what_yaml_may_hold_stays():
     check_text("? [1]\n: 1\n? [1]\n: 2\n")  # who reads it refuses such keys
     check_names({"class_path": "SGD", "weights_only": None})
     check_names({"class_path": "torch.optim.SGD", "dict_kwargs": {"lr": 1}})
+    check_names(["*", "* *: *", "a*b"])
     check_names([{"names": {"encoder.weight": 1, "encoder": 2}}])
 
 
@@ -227,6 +229,37 @@ def test_a_harmful_checkpoint_is_refused_by_what_uses_one(rnnkit, command):
     status, _, errors = rnnkit(command, "--ckpt", "bomb.ckpt", *more, text=b"a\n")
     assert status == 1
     assert "more than tensors and plain data" in errors
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state_dict": 3},
+        {"state_dict": {}},
+        {"state_dict": {"embedding.weight": [1]}},
+        {"hyper_parameters": [1]},
+        {"hyper_parameters": {}},
+        {"hyper_parameters": {NASTY: 1}},
+        {"hyper_parameters": {"vocabulary_size": "x"}},
+        {"LanguageModelingData": 3},
+        {"LanguageModelingData": {}},
+        {"LanguageModelingData": {"vocabulary": 3, "level": "word"}},
+        {"LanguageModelingData": {"vocabulary": list(range(8)), "level": "word"}},
+        {"LanguageModelingData": {"vocabulary": ["a"], "level": "word"}},
+        {"LanguageModelingData": {"vocabulary": "abcdefg", "level": "word"}},
+        {"LanguageModelingData": {"level": "line"}},
+        {"LanguageModelingData": {NASTY: 1}},
+    ],
+)
+def test_a_checkpoint_of_plain_data_that_is_not_ours_is_told(folder, rnnkit, change):
+    content = torch.load(folder / "word.ckpt", weights_only=True)
+    for name, part in change.items():
+        added_to = isinstance(part, dict) and part  # an empty one takes the place of what there is
+        content[name] = {**content[name], **part} if added_to else part
+    torch.save(content, folder / "odd.ckpt")
+    status, _, errors = rnnkit("generate", "--ckpt", "odd.ckpt")
+    assert status == 1
+    assert errors.startswith("rnnkit generate: odd.ckpt ")
 
 
 @pytest.mark.parametrize(

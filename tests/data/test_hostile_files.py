@@ -157,7 +157,9 @@ def test_a_header_of_impossible_sizes_is_told(tmp_path, header):
 def test_a_tag_with_unsafe_characters_is_told_safely(tmp_path):
     tag = "B-\u202e\x1b[31m"
     folder = folder_of(tmp_path, f"a {tag}\n".encode())
-    assert read_tagged(folder, "BIO").types == [tag[2:]]
+    with pytest.raises(DataError, match=r"line 1: the tag 'B-\\u202e") as error:
+        read_tagged(folder, "BIO")
+    assert not UNSAFE.search(refused(error))
     assert entities([tag], "BIO") == lenient([tag])
     assert convert([tag], "BIO", "BIOES") == [f"S-{tag[2:]}"]
     broken = f"I-{NASTY}"

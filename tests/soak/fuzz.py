@@ -30,7 +30,8 @@ from tests.soak.fuzz_targets import TARGETS, Target
 ROOT = Path(__file__).parents[2]
 LONGEST = 30.0  # seconds for one input: more is a finding, for no input here is large
 MOST_SHOWN = 2000  # characters of an input
-BATCH = 100  # inputs between two looks at the clock
+BATCH = 100  # inputs of one run of hypothesis
+FEWEST = 20  # inputs that are tried, however short the time
 
 
 class Findings:
@@ -94,7 +95,7 @@ def with_hypothesis(target: Target, seconds: float, first_seed: int) -> Findings
     inputs = changed(first_inputs(target)) if target.reads_bytes else target.inputs
     deadline = time.monotonic() + seconds
     number = first_seed
-    while time.monotonic() < deadline:
+    while time.monotonic() < deadline or findings.inputs < FEWEST:
 
         @seed(number)
         @settings(
@@ -106,7 +107,7 @@ def with_hypothesis(target: Target, seconds: float, first_seed: int) -> Findings
         )
         @given(inputs)
         def batch(value: Any) -> None:
-            if time.monotonic() < deadline:
+            if time.monotonic() < deadline or findings.inputs < FEWEST:
                 findings.try_input(value)
 
         batch()
