@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from rnnkit.data.registry import DataError
+from rnnkit.terminal import sentence
 
 _HELP = """\
 usage: rnnkit COMMAND ...
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if not arguments or arguments[0] not in _COMMANDS:
         found = f"there is no command {arguments[0]!r}" if arguments else "a command is missing"
-        print(f"rnnkit: {found}: choose from {', '.join(_COMMANDS)}", file=sys.stderr)
+        print(f"rnnkit: {sentence(found)}: choose from {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
     command = arguments[0]
     try:
@@ -86,23 +87,28 @@ def _sentence(error: BaseException) -> str:
     return str(error)
 
 
-def _fail(command: str, sentence: str, error: Exception) -> int:
+def _fail(command: str, reason: str, error: Exception) -> int:
     if os.environ.get("RNNKIT_DEBUG") == "1":
         raise error
-    print(f"rnnkit {command}: {sentence}", file=sys.stderr)
+    print(f"rnnkit {command}: {sentence(reason)}", file=sys.stderr)
     return 1
 
 
 def _train(arguments: list[str]) -> int:
-    from rnnkit.training import run  # imports Lightning: seconds that `rnnkit data` need not wait
+    # Imports Lightning: seconds that `rnnkit data` need not wait.
+    from rnnkit.configurations import restrict
+    from rnnkit.training import run
 
+    restrict()  # after Lightning, which lets configurations be read from addresses
     run(arguments)
     return 0
 
 
 def _study(arguments: list[str]) -> int:
+    from rnnkit.configurations import restrict
     from rnnkit.study import main as study
 
+    restrict()
     return study(arguments[1:])
 
 
@@ -176,6 +182,7 @@ _TRAIN_EXTRA = {
     "tokenizers",
     "torchmetrics",
     "tqdm",
+    "yaml",
 }
 
 if __name__ == "__main__":

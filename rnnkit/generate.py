@@ -16,9 +16,10 @@ from rnnkit.data.text import Tokenizer
 from rnnkit.data.vocabulary import UNKNOWN, Vocabulary
 from rnnkit.decoding.lines import LinesOf
 from rnnkit.decoding.sampling import Sampler
+from rnnkit.loading import check_vocabularies, usable
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.language_modeling import LanguageModel
-from rnnkit.terminal import couplets, for_terminal
+from rnnkit.terminal import Parser, couplets, for_terminal, sentence
 
 LONGEST_LINE = {"character": 100, "word": 50}
 """Most tokens of a line, twice what is usual in verse and a good sentence."""
@@ -42,9 +43,13 @@ class Writer:
         Raises:
             CheckpointError: It is missing, damaged or of another task.
         """
-        model, data = load_for_use(path, LanguageModel, "LanguageModelingData", "language model")
-        vocabulary = Vocabulary.from_state_dict(data.pop("vocabulary"))
-        return cls(model, vocabulary, Tokenizer(**data))
+        with usable(path, "language model"):
+            model, data = load_for_use(
+                path, LanguageModel, "LanguageModelingData", "language model"
+            )
+            vocabulary = Vocabulary.from_state_dict(data.pop("vocabulary"))
+            check_vocabularies(model, vocabulary_size=len(vocabulary))
+            return cls(model, vocabulary, Tokenizer(**data))
 
     def unknown(self, prompt: str) -> list[str]:
         """Tokens of a prompt that the model does not know and reads as `<unk>`."""
@@ -132,7 +137,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: The checkpoint or an argument cannot be used.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit generate", description="Let a trained language model continue a text."
     )
     add = parser.add_argument
@@ -175,7 +180,7 @@ def main(argv: list[str]) -> int:
     sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     writer = Writer.from_checkpoint(arguments.ckpt)
     if UNKNOWN in writer.vocabulary and (unknown := writer.unknown(arguments.prompt)):
-        print(f"read as {UNKNOWN}: {', '.join(unknown)}", file=sys.stderr)
+        print(f"read as {UNKNOWN}: {sentence(', '.join(unknown))}", file=sys.stderr)
     print_texts(_written(writer, arguments, sampler), arguments.couplets is not None)
     return 0
 

@@ -11,6 +11,8 @@ from itertools import islice
 import torch
 from torch import nn
 
+from rnnkit.terminal import sentence
+
 MOST_NOTES = 5
 
 # Batches that are read, sorted by length and written together.
@@ -85,7 +87,7 @@ class Notes:
         """Note something."""
         self.count += 1
         if self.count <= MOST_NOTES:
-            print(f"{self.command}: {text}", file=sys.stderr)
+            print(f"{self.command}: {sentence(text)}", file=sys.stderr)
 
     def close(self) -> None:
         """Tell how many were not shown."""

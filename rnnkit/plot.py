@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from itertools import count, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 from rnnkit.callbacks.atomic_file import atomic_write
 from rnnkit.callbacks.curve import Score, column, read_rows, score_of, set_axes
 from rnnkit.data.registry import DataError
+from rnnkit.terminal import Parser, visible
 
 _UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
@@ -219,7 +219,9 @@ def _best(score: Score, curve: Curve) -> tuple[str, int | None]:
 def _distinct_names(runs: list[Run]) -> list[str]:
     """Names for the legend; runs of the same name in different folders are told by their paths."""
     names = [run.name for run in runs]
-    return [str(run.path.parent) if names.count(run.name) > 1 else run.name for run in runs]
+    return [
+        visible(str(run.path.parent) if names.count(run.name) > 1 else run.name) for run in runs
+    ]
 
 
 def main(argv: list[str]) -> int:
@@ -235,7 +237,7 @@ def main(argv: list[str]) -> int:
         DataError: A run has no metrics, or not the one that is asked for.
         ValueError: An argument makes no sense.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit plot", description="Draw the curves of several runs in one picture."
     )
     add = parser.add_argument
@@ -254,6 +256,6 @@ def main(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
     runs = [find_run(path) for path in arguments.runs]
     for line in draw_runs(runs, arguments.metric, arguments.x, arguments.out):
-        print(line)
-    print(arguments.out)
+        print(visible(line))
+    print(visible(str(arguments.out)))
     return 0

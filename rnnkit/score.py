@@ -9,7 +9,6 @@ from what it has read: after a segment s_i is scored with the weights theta_{i-1
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import sys
@@ -31,6 +30,7 @@ from rnnkit.generate import Writer
 from rnnkit.ngram import InterpolatedKneserNey, UnigramModel
 from rnnkit.nn.truncation import State, map_state
 from rnnkit.tasks.language_modeling import LanguageModel
+from rnnkit.terminal import Parser, sentence
 
 ORDERS = {"character": 6, "word": 5}
 """Order of the n-gram model beside the network: more hardly helps it on the named corpora."""
@@ -144,7 +144,7 @@ def encode_lines(vocabulary: Vocabulary, lines: list[list[str]], name: str) -> T
         more = ", ..." if len(unknown) > _UNKNOWN_SHOWN else ""
         print(
             f"rnnkit score: {unknown.total():,} of {len(ids):,} tokens are not known and read as "
-            f"{UNKNOWN}: {shown}{more}",
+            f"{UNKNOWN}: {sentence(shown)}{more}",
             file=sys.stderr,
         )
     return ids
@@ -205,7 +205,7 @@ def main(argv: list[str]) -> int:
         DataError: The text cannot be read or is empty.
         ValueError: The checkpoint or an argument cannot be used.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit score",
         description="Score a text with a language model: one stream, every token once.",
     )

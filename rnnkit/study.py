@@ -6,7 +6,6 @@ and pictures fill as runs end.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import math
@@ -20,6 +19,7 @@ from lightning.pytorch.callbacks import Timer
 
 from rnnkit.callbacks.atomic_file import atomic_write
 from rnnkit.callbacks.checkpoint_io import read_checkpoint
+from rnnkit.terminal import Parser, visible
 from rnnkit.training import RUNS, TrainingCLI, run
 
 
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int:
     if "--" in argv:
         cut = argv.index("--")
         own, extra = argv[:cut], argv[cut + 1 :]
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit study",
         description="Train the configurations of a study one after the other, with a table and "
         "pictures. Stopped, it goes on where it was with the same command.",
@@ -138,14 +138,14 @@ def main(argv: list[str]) -> int:
         for name in chosen:
             place = folder / f"{name}_seed{seed}"
             if not _finished(place, extra):
-                print(f"== {place.name}: {configs[name]}", flush=True)
+                print(visible(f"== {place.name}: {configs[name]}"), flush=True)
                 try:
                     _train(place, configs[name], members[name], seed, arguments.minutes, extra)
                 except FloatingPointError as error:
                     print(f"rnnkit study: {place.name} diverged: {error}", file=sys.stderr)
                     diverged.append(place.name)
             _report(folder, report)
-    print(f"table and pictures: {report}")
+    print(visible(f"table and pictures: {report}"))
     if diverged:
         print(f"rnnkit study: without a result: {', '.join(diverged)}", file=sys.stderr)
     return int(bool(diverged))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import sys
@@ -19,9 +17,10 @@ from rich.text import Text
 from rnnkit.data.schemes import Entity, entities
 from rnnkit.data.words import WordEncoder
 from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
+from rnnkit.loading import check_vocabularies, usable
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.tagging import Tagger
-from rnnkit.terminal import UNSAFE
+from rnnkit.terminal import UNSAFE, Parser, json_line
 
 # What goes on with a word, though \w leaves it out: the vowel signs of many scripts, accents that
 # are characters of their own, and what joins letters or keeps them apart.
@@ -91,8 +90,15 @@ class EntityTagger:
         Raises:
             CheckpointError: It is missing, damaged or of another task.
         """
-        model, data = load_for_use(path, Tagger, "TaggingData", "tagger")
-        return cls(model, WordEncoder.from_state_dict(data["encoder"]))
+        with usable(path, "tagger"):
+            model, data = load_for_use(path, Tagger, "TaggingData", "tagger")
+            encoder = WordEncoder.from_state_dict(data["encoder"])
+            check_vocabularies(
+                model,
+                vocabulary_size=len(encoder.words),
+                character_vocabulary_size=len(encoder.characters),
+            )
+            return cls(model, encoder)
 
     @torch.no_grad()
     def tag(self, sentences: Sequence[Sequence[str]]) -> list[TaggedLine]:
@@ -159,9 +165,7 @@ def as_json(line: TaggedLine) -> str:
         for entity, confidence in zip(line.entities, line.confidences, strict=True)
     ]
     parts = {"tokens": line.words, "tags": line.tags, "entities": found}
-    # Nothing is lost: what is not printed as it is, is escaped.
-    text = json.dumps(parts, ensure_ascii=False)
-    return UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return json_line(parts)
 
 
 def coloured(line: TaggedLine, colours: dict[str, str]) -> Text:
@@ -213,7 +217,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: The checkpoint or an argument cannot be used.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit tag",
         description="Find entities in standard input, a sentence a line.",
         epilog="rnnkit tag --ckpt best.ckpt < text.txt",

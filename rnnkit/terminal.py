@@ -14,20 +14,25 @@ the isolates no column; a filter such as `fribidi` helps there.
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
 import unicodedata
 from collections.abc import Sequence
-
-from rich.cells import cell_len
+from typing import Any, NoReturn
 
 ISOLATE, POP = "\N{RIGHT-TO-LEFT ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
+
+MOST_TOLD = 2000
+"""Most characters of an error: a screen full."""
 
 GAP = 4
 """Columns between the halves of a couplet."""
 
-UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that act on a terminal: controls, ends of lines and paragraphs, and embeddings,
-overrides and isolates, by which what follows them is ordered. The marks U+200E and U+200F, and the
+overrides and isolates, by which what follows them is ordered; and halves of characters, which it
+cannot print at all. The marks U+200E and U+200F, and the
 joiners that Persian needs, act on their neighbours only."""
 
 
@@ -39,6 +44,30 @@ def visible(text: str) -> str:
         ),
         text,
     )
+
+
+def sentence(text: str) -> str:
+    """What a message of any length tells, safe and short enough for a terminal."""
+    text = visible(text)
+    if len(text) <= MOST_TOLD:
+        return text
+    head, tail = MOST_TOLD * 3 // 4, MOST_TOLD // 4
+    left_out = f" [... {len(text) - head - tail:,} characters ...] "
+    return text[:head] + left_out + text[-tail:]
+
+
+def json_line(value: Any) -> str:
+    """JSON on one line, letters as they are; what would act on a terminal as its escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    return UNSAFE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of a command line whose errors repeat nothing that acts on a terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage and error, and leave with status 2."""
+        super().error(sentence(message))
 
 
 def right_to_left(text: str) -> bool:
@@ -64,6 +93,8 @@ def couplets(text: str, columns: int | None) -> str:
     pairs = [[poem[i : i + 2] for i in range(0, len(poem), 2)] for poem in poems]
     if columns is None:
         return "\n\n".join("\n".join("\t".join(pair) for pair in poem) for poem in pairs)
+    from rich.cells import cell_len  # of the extra `train`
+
     shown = [[[visible(line) for line in pair] for pair in poem] for poem in pairs]
     widths = [
         max(
@@ -77,6 +108,8 @@ def couplets(text: str, columns: int | None) -> str:
 
 
 def _side_by_side(pair: Sequence[str], widths: Sequence[int]) -> str:
+    from rich.cells import cell_len
+
     # Padded at both ends of the second half: from right to left its end is at the left.
     halves = [
         half + " " * (width - cell_len(half)) for half, width in zip(pair, widths, strict=False)

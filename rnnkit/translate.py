@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -17,9 +15,11 @@ from rnnkit.data.subwords import LineTokenizer
 from rnnkit.data.translation import BEGIN, END, source_batch, tokenizers
 from rnnkit.decoding import BeamSearch, Hypothesis
 from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
+from rnnkit.loading import check_vocabularies, usable
 from rnnkit.pictures import draw_attention
 from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.translation import Translation
+from rnnkit.terminal import Parser, for_terminal, json_line
 
 PICTURES = (".png", ".pdf", ".svg")
 MOST_DRAWN = 200  # tokens: a picture has an end
@@ -49,8 +49,13 @@ class Translator:
         Raises:
             CheckpointError: It is missing, damaged or of another task.
         """
-        model, data = load_for_use(path, Translation, "TranslationData", "translation model")
-        return cls(model, *tokenizers(data))
+        with usable(path, "translation model"):
+            model, data = load_for_use(path, Translation, "TranslationData", "translation model")
+            source, target = tokenizers(data)
+            check_vocabularies(
+                model, source_vocabulary_size=len(source), target_vocabulary_size=len(target)
+            )
+            return cls(model, source, target)
 
     def translate(
         self,
@@ -100,6 +105,8 @@ class Translator:
 def main(argv: list[str]) -> int:
     """Run `rnnkit translate` with the arguments that follow these two words.
 
+    A file or a pipe gets what the model wrote, a terminal what `rnnkit.terminal` makes of it.
+
     Args:
         argv: Arguments, for example `["--ckpt", "best.ckpt"]`.
 
@@ -109,7 +116,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: The checkpoint or an argument cannot be used.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit translate",
         description="Translate standard input, one line out for every line in.",
         epilog="rnnkit translate --ckpt best.ckpt < german.txt > english.txt",
@@ -158,13 +165,15 @@ def main(argv: list[str]) -> int:
     notes = Notes("rnnkit translate")
     sizes = arguments.batch_size, arguments.max_source
     found = translator.translate(decoded_lines(sys.stdin.buffer, notes), search, *sizes, notes)
-    decode = translator.target_tokenizer.decode
+    decode, terminal = translator.target_tokenizer.decode, sys.stdout.isatty()
     for number, (source, best) in enumerate(found):
         if arguments.n_best is None:
             text = _one_line(decode(best[0].tokens)) if best else ""
+            if terminal:
+                text = for_terminal(text)
         else:
             texts = [_described(hypothesis, decode(hypothesis.tokens)) for hypothesis in best]
-            text = json.dumps({"line": number + 1, "translations": texts}, ensure_ascii=False)
+            text = json_line({"line": number + 1, "translations": texts})
         print(text, flush=arguments.batch_size == 1)
         if best and picture is not None:
             _draw(translator, source, best[0], picture)

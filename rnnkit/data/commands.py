@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from rnnkit.data.registry import BUILT_IN, DATASETS, DataError, Dataset
 from rnnkit.data.storage import cache_dir, data_dir, fetch, locate
+from rnnkit.terminal import Parser, sentence, visible
 
 
 def main(argv: list[str]) -> int:
@@ -39,7 +42,7 @@ def main(argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit data",
         description="Datasets that rnnkit knows by name: list them, get them, say where they lie.",
         epilog=(
@@ -78,7 +81,9 @@ _NAMES = f"one of {', '.join(DATASETS)}"
 
 def _list() -> int:
     # Without vertical lines it fits into 80 columns.
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption=_searched(), caption_justify="left")
+    table = Table(
+        box=SIMPLE_HEAD, pad_edge=False, caption=Text(visible(_searched())), caption_justify="left"
+    )
     table.add_column("name", no_wrap=True)
     table.add_column("holds")
     table.add_column("size", justify="right", no_wrap=True)
@@ -121,13 +126,13 @@ def _get(names: list[str], *, accept_licence: bool) -> int:
             status = _fail(error)
             continue
         for path in paths.values():
-            print(path)
+            _print_path(path)
     return status
 
 
 def _where(name: str | None) -> int:
     if name is None:
-        print(_searched())
+        print(visible(_searched()))
         return 0
     dataset = DATASETS[name]
     missing = []
@@ -136,7 +141,7 @@ def _where(name: str | None) -> int:
         if path is None:
             missing.append(cache_dir() / name / file.name)
         else:
-            print(path)
+            _print_path(path)
     if not missing:
         return 0
     return _fail(
@@ -144,6 +149,11 @@ def _where(name: str | None) -> int:
     )
 
 
+def _print_path(path: Path) -> None:
+    """A pipe gets the path as it is, a terminal without what would act on it."""
+    print(visible(str(path)) if sys.stdout.isatty() else path)
+
+
 def _fail(reason: DataError | str) -> int:
-    print(f"rnnkit data: {reason}", file=sys.stderr)
+    print(f"rnnkit data: {sentence(str(reason))}", file=sys.stderr)
     return 1

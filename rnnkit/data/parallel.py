@@ -8,16 +8,16 @@ of one file belongs to line n of the other.
 
 from __future__ import annotations
 
-import gzip
 import logging
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rnnkit.data import pairs, storage
+from rnnkit.data.files import read_bytes
 from rnnkit.data.pairs import Pair, Splits
 from rnnkit.data.registry import DATASETS, DataError
+from rnnkit.terminal import visible
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ def read_parallel(
             _log.warning(
                 "Note: %d of %d %s pairs of %s have an empty line, the first in line %d; they are "
                 "kept and scored.",
-                *(len(empty), len(part), split, corpus, empty[0] + 1),
+                *(len(empty), len(part), split, visible(corpus), empty[0] + 1),
             )
     empty = _empty(train)
     if len(empty) == len(train):
@@ -119,7 +119,7 @@ def read_parallel(
         _log.warning(
             "Note: %d of %d training pairs of %s have an empty line, the first in line %d; they "
             "are left out.",
-            *(len(empty), len(train), corpus, empty[0] + 1),
+            *(len(empty), len(train), visible(corpus), empty[0] + 1),
         )
         train = [pair for pair in train if _holds_text(pair)]
     return ParallelCorpus(source, target, train, valid, test, len(empty))
@@ -162,20 +162,13 @@ def read_lines(path: Path) -> list[str]:
         DataError: The file cannot be read or unpacked, or is no UTF-8.
     """
     try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-        text = content.decode("utf-8")
+        text = read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{path} is no UTF-8: byte 0x{error.object[error.start]:02x} in line {line}; convert "
             "it, for example with `iconv -f LATIN1 -t UTF-8`"
         ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be unpacked ({error}): replace or rename it") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
     lines = text.removeprefix("\ufeff").split("\n")
     if not lines[-1]:
         lines.pop()

@@ -7,6 +7,7 @@ names, or the cache. `rnnkit.data.storage` finds, verifies and downloads them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath, PureWindowsPath
 
 BUILT_IN = "python-docs"
 """Name of the corpus that every Python brings along; it has no file."""
@@ -16,19 +17,29 @@ class DataError(RuntimeError):
     """Data that is missing, damaged or unusable; the message is one sentence for the user."""
 
 
+def _check_name(name: str) -> None:
+    """Refuse what would lead out of the cache, on whatever system."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        if name in ("", ".", "..") or "\0" in name or kind(name).name != name:
+            raise ValueError(f"expected the name of one file or folder, got {name!r}")
+
+
 @dataclass(frozen=True)
 class DataFile:
     r"""One file of a dataset.
 
     Attributes:
         name: File name within the dataset's folder.
-        size: Size in bytes, for display.
+        size: Size in bytes; a download that is larger is broken off.
         sha256: Checksum in hex. None where `git_blob` takes its place, or where copies of the
             file differ legitimately, so that it cannot be checked by checksum.
         url: Where to download it. None: it cannot be downloaded.
         git_blob: Git's object id, the SHA-1 of `blob <size>\0` and the content, in hex.
         permuted_sha256: Checksum of a copy with the same documents in another order: accepted
             where the user put it, with a note, and never downloaded.
+
+    Raises:
+        ValueError: The name is a path.
     """
 
     name: str
@@ -37,6 +48,9 @@ class DataFile:
     url: str | None = None
     git_blob: str | None = None
     permuted_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
 
 
 @dataclass(frozen=True)
@@ -52,6 +66,9 @@ class Dataset:
         licence_note: A sentence that the user has to accept before the first download. None:
             no restriction beyond `licence`.
         how_to_obtain: Where the user gets files that cannot be downloaded.
+
+    Raises:
+        ValueError: The name is a path.
     """
 
     name: str
@@ -61,6 +78,9 @@ class Dataset:
     files: tuple[DataFile, ...]
     licence_note: str | None = None
     how_to_obtain: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
 
     @property
     def size(self) -> int:

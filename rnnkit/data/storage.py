@@ -15,10 +15,15 @@ from pathlib import Path
 
 import pooch  # type: ignore[import-untyped]
 import requests
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnnkit.data.registry import DATASETS, DataError, DataFile, Dataset
+from rnnkit.terminal import visible
 
 _log = logging.getLogger(__name__)
+
+_TIMEOUT = 30  # seconds in which a server has to send something
+_CHUNK = 2**16
 
 
 def data_dir() -> Path | None:
@@ -101,7 +106,7 @@ def verify(path: Path, file: DataFile) -> None:
         _log.warning(
             "Note: %s holds its documents in another order than the canonical file: perplexity "
             "after training on it is not comparable with published figures.",
-            path,
+            visible(str(path)),
         )
         return
     raise DataError(f"{path} is not the known file ({problem}): remove or replace it")
@@ -145,8 +150,25 @@ def _download(dataset: Dataset, file: DataFile, *, accept_licence: bool, progres
 def _download_verified(
     url: str, output_file: str, _: object, *, file: DataFile, by_hand: str, progress: bool
 ) -> None:
-    """Downloader for pooch: an exception makes it remove `output_file`, its temporary file."""
-    pooch.HTTPDownloader(progressbar=progress)(url, output_file, None)
+    """Downloader for pooch: an exception makes it remove `output_file`, its temporary file.
+
+    Pooch's own writes whatever a server sends, which may have no end.
+    """
+    written = 0
+    with (
+        requests.get(url, stream=True, timeout=_TIMEOUT) as answer,
+        open(output_file, "wb") as output,
+        tqdm(total=file.size, unit="B", unit_scale=True, disable=not progress) as bar,
+    ):
+        answer.raise_for_status()
+        for part in answer.iter_content(_CHUNK):
+            written += len(part)
+            if written > file.size:
+                raise DataError(
+                    f"{url} sent more than the {file.size:,} bytes of the known file: {by_hand}"
+                )
+            output.write(part)
+            bar.update(len(part))
     problem = _mismatch(Path(output_file), file)
     if problem is not None:
         raise DataError(f"{url} sent another file than the known one ({problem}): {by_hand}")

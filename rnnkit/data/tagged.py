@@ -26,6 +26,7 @@ from rnnkit.data.schemes import (
     to_tags,
     violations,
 )
+from rnnkit.terminal import UNSAFE, visible
 
 _log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def read_tagged(
     if broken:
         _log.warning(
             "Note: %d tags of %s break %s and are read as conlleval does (fix).",
-            *(broken, corpus, file_scheme),
+            *(broken, visible(corpus), file_scheme),
         )
     if corpus in _KNOWN:
         _check_counts(corpus, parts, scheme)
@@ -191,7 +192,7 @@ def tagged_files(corpus: str) -> dict[str, Path]:
 
 
 def _check_tags(splits: _Splits) -> None:
-    """Refuse a tag that is of no scheme."""
+    """Refuse a tag that is of no scheme, or that no table and no legend could show."""
     known: set[str] = set()
     for place, sentences in splits.values():
         for sentence in sentences:
@@ -205,6 +206,11 @@ def _check_tags(splits: _Splits) -> None:
                         f"{place}, line {sentence.line + step}: {tag!r} is no tag of any scheme: "
                         "expected O, or a letter of BILUES, a hyphen and a type, as in B-PER"
                     ) from None
+                if UNSAFE.search(tag):
+                    raise DataError(
+                        f"{place}, line {sentence.line + step}: the tag {tag!r} holds a character "
+                        "that would act on a terminal: name the type otherwise"
+                    )
                 known.add(tag)
 
 

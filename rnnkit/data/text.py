@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from rnnkit.data import ghazals, python_docs, storage
+from rnnkit.data.files import read_bytes
 from rnnkit.data.registry import BUILT_IN, DATASETS, DataError
 from rnnkit.data.vocabulary import SENTENCE_END, UNKNOWN, Vocabulary
 
@@ -41,11 +42,18 @@ class Tokenizer:
         lowercase: Lower-case the text first.
         split_marks: At word level, cut words further: letters, digits and underscores stay
             together, every other mark is a token of its own.
+
+    Raises:
+        ValueError: There is no such level.
     """
 
     level: Level
     lowercase: bool = False
     split_marks: bool = False
+
+    def __post_init__(self) -> None:
+        if self.level not in get_args(Level):
+            raise ValueError(f"expected a level of word or character, got {self.level!r}")
 
     @property
     def start(self) -> str:
@@ -199,10 +207,7 @@ def read_text(path: Path) -> str:
     Raises:
         DataError: It cannot be read, or is no UTF-8.
     """
-    try:
-        return decode_text(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
+    return decode_text(read_bytes(path), str(path))
 
 
 def decode_text(content: bytes, name: str) -> str:

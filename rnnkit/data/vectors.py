@@ -10,6 +10,7 @@ A line holds a word and its D numbers. Word2vec's files begin with a line `N D`,
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 import zlib
 from array import array
@@ -24,10 +25,14 @@ from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnnkit.data.registry import DataError
+from rnnkit.terminal import visible
 
 # Smaller files are read in a second or two.
 _BAR_BYTES = 32 * 2**20
 _LINES_A_TICK = 1000
+
+# Of a million numbers. What is packed may become a line that fills the memory.
+_LONGEST_LINE = 2**24
 
 # Bytes that stand in no text; among a thousand bytes of anything else there are some.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
@@ -36,6 +41,7 @@ _SAMPLE_BYTES = 1024
 _File: TypeAlias = BufferedReader | gzip.GzipFile
 
 _HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*")
+_MOST_DIGITS = 15  # a petabyte
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -88,6 +94,8 @@ def read_vectors(
         raise DataError(f"{path} cannot be unpacked ({error}): replace or rename it") from error
     except OSError as error:
         raise DataError(f"cannot read {path} ({error.strerror})") from error
+    except ValueError as error:  # a zero character in the name
+        raise DataError(f"cannot read {path} ({error})") from error
 
 
 def _read(
@@ -106,6 +114,8 @@ def _read(
         if line_number == 1:
             line = line.removeprefix(_BYTE_ORDER_MARK)
             if header := _HEADER.fullmatch(line):
+                if max(map(len, header.groups())) > _MOST_DIGITS:
+                    raise DataError(f"line 1 of {path} declares more than any file holds")
                 declared = int(header[1])
                 width = _Width(int(header[2]), "as line 1 says")
                 if width.size == 0:
@@ -147,9 +157,17 @@ def _lines(path: Path, file: _File, raw: BufferedReader) -> Iterator[tuple[int, 
     total = path.stat().st_size
     hidden = True if total < _BAR_BYTES else None  # None: only if stderr is no terminal
     with tqdm(
-        total=total, desc=path.name, unit="B", unit_scale=True, leave=False, disable=hidden
+        total=total, desc=visible(path.name), unit="B", unit_scale=True, leave=False, disable=hidden
     ) as bar:
-        for line_number, line in enumerate(file, start=1):
+        for line_number in itertools.count(1):
+            line = file.readline(_LONGEST_LINE + 1)
+            if not line:
+                return
+            if len(line) > _LONGEST_LINE:
+                raise DataError(
+                    f"line {line_number} of {path} has more than {_LONGEST_LINE:,} bytes: expected "
+                    "a word and its numbers in each line"
+                )
             if line_number % _LINES_A_TICK == 0:
                 bar.update(raw.tell() - bar.n)
             yield line_number, line

@@ -132,7 +132,13 @@ class Vocabulary:
 
     @classmethod
     def from_state_dict(cls, state: Sequence[str]) -> Vocabulary:
-        """The vocabulary that `state_dict` describes."""
+        """The vocabulary that `state_dict` describes.
+
+        Raises:
+            ValueError: It is no list of distinct strings.
+        """
+        if not isinstance(state, list | tuple) or not all(isinstance(each, str) for each in state):
+            raise ValueError("expected a list of strings as the tokens of a vocabulary")
         return cls(state)
 
     def difference(self, other: Vocabulary) -> str | None:

@@ -1,4 +1,6 @@
+import ast
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,3 +68,17 @@ def test_a_file_without_a_dictionary_is_no_checkpoint(tmp_path):
     torch.save([1, 2], tmp_path / "list.ckpt")
     with pytest.raises(CheckpointError, match="holds a list"):
         read_checkpoint(tmp_path / "list.ckpt")
+
+
+def test_every_load_says_whether_it_runs_what_it_reads():
+    root = Path(__file__).parents[2]
+    loads = []
+    for folder in ("rnnkit", "kernels", "benchmarks", "demos", "tests"):
+        for path in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                    loads.append(f"{path}:{node.lineno}: {ast.unparse(node)}")
+    assert len(loads) >= 10
+    assert [load for load in loads if "weights_only=" not in load] == []
+    # Data that is no plain data is read by the one test that asks whether a module can be pickled.
+    assert len([load for load in loads if "weights_only=False" in load]) == 1

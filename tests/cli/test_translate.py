@@ -113,6 +113,26 @@ def test_the_best_are_printed_as_json_with_their_scores(checkpoint, monkeypatch,
     assert first["translations"][0]["text"] == plain[0]
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_and_json_get_nothing_that_acts(checkpoint, monkeypatch, capsys):
+    nasty = "a\u202eb\x1b[2J"
+    monkeypatch.setattr("rnnkit.data.subwords.WordTokenizer.decode", lambda *_: nasty)
+    arguments = (monkeypatch, capsys, b"may 3\n", "--ckpt", checkpoint)
+    assert translate(*arguments)[1] == [nasty]  # a pipe gets what the model wrote
+    (line,) = translate(*arguments, "--n-best", "1")[1]
+    assert r"a\u202eb\u001b[2J" in line
+    assert json.loads(line)["translations"][0]["text"] == nasty
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stdin", Input(b"may 3\n"))
+    assert main(["translate", "--ckpt", checkpoint]) == 0
+    assert terminal.getvalue() == "a\\u202eb\\x1b[2J\n"
+
+
 def test_attention_is_drawn_for_the_first_line(checkpoint, monkeypatch, capsys, tmp_path):
     picture = tmp_path / "attention.png"
     arguments = ["--ckpt", checkpoint, "--attention", str(picture)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -21,14 +22,31 @@ Register = Callable[..., Dataset]
 
 
 class Server(BaseHTTPRequestHandler):
-    """Serves CONTENT at /whole, breaks off after half of it at /half, and knows nothing else."""
+    """Serves CONTENT at /whole, breaks off after half of it at /half, and knows little else.
+
+    What comes from /endless has no end; /moved leads to /whole, and /round to itself; /named comes
+    with a name of its own.
+    """
 
     def do_GET(self) -> None:
-        if self.path not in ("/whole", "/half"):
+        if self.path in ("/moved", "/round"):
+            self.send_response(302)
+            self.send_header("Location", "/whole" if self.path == "/moved" else self.path)
+            self.end_headers()
+            return
+        if self.path == "/endless":
+            self.send_response(200)
+            self.end_headers()
+            with contextlib.suppress(OSError):  # who reads has had enough
+                while True:
+                    self.wfile.write(CONTENT)
+        if self.path not in ("/whole", "/half", "/named"):
             self.send_error(404)
             return
         self.send_response(200)
         self.send_header("Content-Length", str(len(CONTENT)))
+        if self.path == "/named":
+            self.send_header("Content-Disposition", 'attachment; filename="../../evil.txt"')
         self.end_headers()
         half = len(CONTENT) // 2
         self.wfile.write(CONTENT[:half] if self.path == "/half" else CONTENT)
@@ -176,6 +194,46 @@ def test_a_failed_download_leaves_nothing_and_says_where_to_put_the_file(
     assert str(cache / "little" / "text.txt") in message
     assert "\n" not in message
     assert left_behind(cache) == []
+
+
+@pytest.mark.parametrize("path", ["/moved", "/named"])
+def test_a_download_gets_our_name_wherever_the_server_sends_it(
+    cache: Path, server: str, register: Register, path: str
+) -> None:
+    register(sha256=SHA256, url=server + path)
+    storage.fetch("little", progress=False)
+    assert left_behind(cache.parent.parent) == [cache / "little" / "text.txt"]
+
+
+def test_a_server_that_sends_round_in_circles_is_one_sentence(
+    cache: Path, server: str, register: Register
+) -> None:
+    register(sha256=SHA256, url=f"{server}/round")
+    with pytest.raises(DataError, match="cannot download"):
+        storage.fetch("little", progress=False)
+    assert left_behind(cache) == []
+
+
+def test_a_download_without_end_is_broken_off_at_the_known_size(
+    cache: Path, server: str, register: Register
+) -> None:
+    register(sha256=SHA256, url=f"{server}/endless")
+    with pytest.raises(DataError, match=f"sent more than the {len(CONTENT):,} bytes"):
+        storage.fetch("little", progress=False)
+    assert left_behind(cache) == []
+
+
+def test_a_link_in_the_cache_is_replaced_and_not_written_through(
+    cache: Path, server: str, register: Register, tmp_path: Path
+) -> None:
+    register(sha256=SHA256, url=f"{server}/whole")
+    outside = tmp_path / "outside.txt"
+    link = cache / "little" / "text.txt"
+    link.parent.mkdir(parents=True)
+    link.symlink_to(outside)
+    storage.fetch("little", progress=False)
+    assert not link.is_symlink()
+    assert not outside.exists()
 
 
 def test_no_network_is_one_sentence(cache: Path, register: Register) -> None:
