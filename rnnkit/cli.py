@@ -95,20 +95,15 @@ def _fail(command: str, reason: str, error: Exception) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    # Imports Lightning: seconds that `rnnkit data` need not wait.
-    from rnnkit.configurations import restrict
-    from rnnkit.training import run
+    from rnnkit.training import run  # imports Lightning: seconds that `rnnkit data` need not wait
 
-    restrict()  # after Lightning, which lets configurations be read from addresses
     run(arguments)
     return 0
 
 
 def _study(arguments: list[str]) -> int:
-    from rnnkit.configurations import restrict
     from rnnkit.study import main as study
 
-    restrict()
     return study(arguments[1:])
 
 

@@ -165,7 +165,7 @@ def check_names(value: Any) -> None:
     Raises:
         ConfigurationError: A `class_path` names a function, something of Python's own library or
             what cannot be imported; or arguments are given to what is named without one, or such
-            as the class does not take; or checkpoints are to be unpickled.
+            as the class does not take.
     """
     if isinstance(value, str) and "*" in value:
         _check_quoted(value)
@@ -179,11 +179,6 @@ def check_names(value: Any) -> None:
         if not isinstance(key, str):
             continue
         before, _, last = key.rpartition(".")
-        if last == "weights_only" and item not in (None, True):
-            raise ConfigurationError(
-                f"weights_only is {item}: a checkpoint would be unpickled, which runs what it "
-                "holds; where you trust it, say so on the command line"
-            )
         if before and isinstance(value.get(before), str):
             raise ConfigurationError(
                 f"{key} gives an argument to {value[before]}: name it as class_path in {before}, "

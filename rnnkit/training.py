@@ -28,6 +28,7 @@ from rnnkit.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.callbacks.generator_states import GeneratorStates
 from rnnkit.callbacks.progress import TrainingProgress
 from rnnkit.callbacks.signals import StopOnSignal
+from rnnkit.configurations import restrict
 from rnnkit_kernels.functional import is_shortage
 
 RUNS = Path("runs")
@@ -180,6 +181,7 @@ def run(arguments: list[str]) -> TrainingCLI:
         MemoryError: The device or the machine has too little; the message says what to reduce.
         SystemExit: The process was told to end, by SIGTERM.
     """
+    restrict()  # here, for Lightning's import lets configurations be read from addresses
     # What Lightning tells about devices and products is no news; its warnings stay.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

@@ -99,7 +99,7 @@ class AtomicCheckpointIO(CheckpointIO):
             raise CheckpointError(
                 f"{path} is no checkpoint, or one that holds more than tensors and plain data"
             ) from error
-        except (RuntimeError, EOFError, OSError) as error:
+        except Exception as error:  # of damaged bytes the unpickler raises almost anything
             size = Path(path).stat().st_size
             raise CheckpointError(
                 f"{path} is damaged or cut off (it has {size:,} bytes): copy it again or use "

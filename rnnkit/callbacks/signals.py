@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from rnnkit.terminal import visible
+
 
 class StopOnSignal(Callback):
     """Saves `last.ckpt` on Ctrl-C (SIGINT) and on SIGTERM, and says how to go on.
@@ -87,11 +89,9 @@ class StopOnSignal(Callback):
         path = self._folder(trainer) / "last.ckpt"
         trainer.save_checkpoint(path)
         if trainer.is_global_zero:
-            print(
-                f"\nstopped after step {trainer.global_step}, go on with\n"
-                f"  {self.resume_command} --ckpt_path {path}",
-                file=sys.stderr,
-            )
+            going_on = visible(f"{self.resume_command} --ckpt_path {path}")
+            words = f"\nstopped after step {trainer.global_step}, go on with\n  {going_on}"
+            print(words, file=sys.stderr)
         raise KeyboardInterrupt if received == signal.SIGINT else SIGTERMException
 
     @staticmethod

@@ -31,6 +31,9 @@ class Task(LightningModule):
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning rate scheduler from the optimizer; none: constant rate.
         lr_scheduler_interval: Whether the scheduler counts epochs or optimizer steps.
+
+    Raises:
+        ValueError: `optimizer` makes none.
     """
 
     shape_arguments: ClassVar[tuple[str, ...]] = ()
@@ -49,6 +52,8 @@ class Task(LightningModule):
         lr_scheduler_interval: str,
     ) -> None:
         super().__init__()
+        if not callable(optimizer):  # a configuration may hold null
+            raise ValueError(f"expected the class of an optimizer, got {optimizer!r}")
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._lr_scheduler_interval = lr_scheduler_interval

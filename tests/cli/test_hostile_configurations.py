@@ -152,7 +152,7 @@ OPTIMIZER = "optimizer: {class_path: %s, init_args: {%s}}"
             plain().replace(MODEL, "class_path: rnnkit.tasks.LanguageModel.load_from_checkpoint"),
             "no class",
         ),
-        (plain() + "ckpt_path: bomb.ckpt\nweights_only: false\n", "unpickled"),
+        (plain() + "ckpt_path: bomb.ckpt\nweights_only: false\n", "would run code"),
         (plain() + "ckpt_path: bomb.ckpt\n", "more than tensors and plain data"),
         (plain().replace("model:", "model: planted.touch\nmodel.x:"), "name it as class_path"),
         (in_model("optimizer: {class_path: torch.optim.SGD, dict_kwargs: {x: 1}}"), "takes no x"),

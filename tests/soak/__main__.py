@@ -17,8 +17,8 @@ def main() -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     failed = False
     for program, arguments in (
-        (kills.run, ["--seeds", "20"]),
-        (memory.run, ["--steps", "10000"]),
+        (kills.main, ["--seeds", "20"]),
+        (memory.main, ["--steps", "10000"]),
         (fuzz.main, ["--minutes", options.minutes]),
     ):
         name = program.__module__.rpartition(".")[2]

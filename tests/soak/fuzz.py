@@ -141,7 +141,7 @@ def with_atheris(target: Target, seconds: float, first_seed: int) -> Findings:
     return findings
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Fuzz what the command line says; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.fuzz", description=__doc__)
     names = [target.name for target in TARGETS]
@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(2**20))
     parser.add_argument("--out", type=Path, default=Path("fuzz.json"))
     parser.add_argument("--engine", choices=("atheris", "hypothesis"), help="of bytes")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     out = arguments.out.absolute()  # fuzzing commands changes the folder
     engine = arguments.engine or "atheris"
     if engine == "atheris" and importlib.util.find_spec("atheris") is None:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from rnnkit.callbacks.checkpoint_io import read_checkpoint
-from rnnkit.cli import main
+from rnnkit.cli import main as rnnkit
 from tests.cli.small_tasks import TASKS
 from tests.soak.forked import command, fork, wait
 
@@ -82,7 +82,7 @@ def kill_and_go_on(
         if link == MOST_KILLS:
             status = command(folder, run)
         else:
-            child = fork(folder, lambda run=run: main(run))
+            child = fork(folder, lambda run=run: rnnkit(run))
             timer = threading.Timer(chance.uniform(0, seconds), os.kill, (child, signal.SIGKILL))
             timer.start()
             status = wait(child)
@@ -128,7 +128,7 @@ def soak(task: Callable[[Path], list[str]], seeds: int, folder: Path) -> Count:
     return count
 
 
-def run(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the program; its exit status, 1 where a run did not come out the same."""
     parser = argparse.ArgumentParser(prog="tests.soak.kills", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, help="chains of each task")
@@ -145,4 +145,4 @@ def run(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())

@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback
 
-from rnnkit.cli import main
+from rnnkit.cli import main as rnnkit
 from rnnkit.tasks import Translation
 from tests.cli.small_tasks import language_model, tagging
 from tests.soak.forked import fork, wait
@@ -71,7 +71,7 @@ class Watch(Callback):
 
 def train(task: list[str], steps: int, *changes: str) -> int:
     """Train for so many steps; the exit status."""
-    return main(
+    return rnnkit(
         [
             *("fit", *task, "--trainer.accelerator", "cpu", "--trainer.max_steps", str(steps)),
             *("--trainer.max_epochs", "-1", "--trainer.log_every_n_steps", "20"),
@@ -156,7 +156,7 @@ def flat(found: Sample) -> bool:
     return found.resident <= MOST_BYTES and found.objects <= MOST_OBJECTS and found.files <= 0
 
 
-def run(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run the program; its exit status, 1 where something grows."""
     parser = argparse.ArgumentParser(prog="tests.soak.memory", description=__doc__)
     parser.add_argument("--steps", type=int, default=10_000, help="of each run")
@@ -181,4 +181,4 @@ def run(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(main())
