@@ -1,5 +1,6 @@
 """Commands of rnnkit in a process forked from this one, where Lightning is imported already."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -26,6 +27,7 @@ def fork(folder: Path, run: Callable[[], int]) -> int:
         return child
     status = 70
     try:
+        gc.freeze()  # what is there already is not looked at again
         os.chdir(folder)
         log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)

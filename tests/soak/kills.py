@@ -95,7 +95,8 @@ def kill_and_go_on(
             raise RuntimeError(f"{name} ended with {status}: {(folder / 'log').read_text()}")
         count.kills += 1
         count.within_writing += bool(list(checkpoints.glob(".*")))
-        steps = {path: read_checkpoint(path)["global_step"] for path in checkpoints.glob("*.ckpt")}
+        whole = checkpoints.glob("[!.]*.ckpt")  # not what a kill has cut off
+        steps = {path: read_checkpoint(path)["global_step"] for path in whole}
         count.checkpoints_read += len(steps)
         count.before_a_checkpoint += not steps
         newest = str(max(steps, key=steps.__getitem__)) if steps else newest
