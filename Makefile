@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo demo-translation demo-tagging test lint bench clean
+.PHONY: help demo demo-translation demo-tagging test lint bench soak clean
 
 help:
 	@echo "make demo   train a language model on Python's own documentation, in under two minutes"
@@ -12,6 +12,7 @@ help:
 	@echo "make test   run the tests (real corpora too, where RNNKIT_DATA_DIR points to them)"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  the layers beside torch.nn's, six cases, with tables and charts"
+	@echo "make soak   an hour of kills, long runs and fuzzing, which stops by itself"
 	@echo "make clean  remove .venv and caches"
 
 $(INSTALLED): pyproject.toml constraints.txt
@@ -40,6 +41,9 @@ lint: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/rnnkit bench --quick
+
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.soak
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
