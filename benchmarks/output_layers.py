@@ -2,7 +2,9 @@
 
 Zaremba's small model with each of them, from one seed, on the same windows in the same order. They
 take turns, some steps each and in changing order, so that a machine that is busy for a while is so
-for all. After as many steps of each, the exact perplexity of the validation text.
+for all. After as many steps of each, the exact perplexity of the validation text; and the most
+memory that the loss of one window and its gradients take. Beside the full softmax, whose scores are
+never there all at once, stands the same in torch's two steps: scores, then cross entropy.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from rnnkit.data.language_modeling import LanguageModelingData
 from rnnkit.data.registry import DataError
@@ -27,11 +30,11 @@ from rnnkit.nn.softmax import CountedOutputLayer
 from rnnkit.nn.truncation import State, map_state
 from rnnkit.tasks.language_modeling import OUTPUTS, LanguageModel
 
-from . import machine
+from . import clock, machine
 from .end_to_end import synchronize
 from .progress import Progress
 
-BASELINE = "full"
+BASELINE, UNFUSED = "full", "unfused"
 # Of Zaremba et al. 2014, whose loss is the sum over the steps of a window.
 BATCH, WINDOW, RATE, CLIP = 20, 20, 1.0, 5.0
 
@@ -40,7 +43,7 @@ class Side:
     """One model in training.
 
     Args:
-        output: a key of `OUTPUTS`.
+        output: a key of `OUTPUTS`, or `UNFUSED`.
         data: what it is trained on.
         samples: words that the sampled softmax draws.
         device: where.
@@ -52,12 +55,13 @@ class Side:
         torch.manual_seed(0)
         self.model = LanguageModel(
             data.vocabulary_size,
-            output=output,  # type: ignore[arg-type]
+            output=BASELINE if output == UNFUSED else output,  # type: ignore[arg-type]
             output_samples=samples,
         )
         decoder = self.model.decoder
         if isinstance(decoder, CountedOutputLayer):
             decoder.set_counts(data.train_tokens.bincount(minlength=data.vocabulary_size))
+        self.unfused = output == UNFUSED
         self.model.to(device).train()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=RATE)
         self.state: State | None = None
@@ -67,6 +71,28 @@ class Side:
     def _endlessly(self, data: LanguageModelingData) -> Iterator[Window]:
         while True:
             yield from data.train_dataloader()
+
+    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+        """Sum over the targets (N,) of their negative log-likelihood after the outputs (N, H)."""
+        decoder = self.model.decoder
+        if self.unfused:
+            return cross_entropy(decoder(output), target, ignore_index=IGNORED, reduction="sum")
+        return decoder.loss(output, target, IGNORED)
+
+    def peak_bytes(self) -> int:
+        """The most memory that the loss of a window and its gradients take."""
+        window, device = next(self.windows), self.model.device
+        target = window.target.to(device).flatten()
+        output = torch.randn(len(target), self.model.decoder.hidden_size, device=device)
+        output.requires_grad_()
+
+        def call() -> None:
+            # Gradients as results: those of a module would be there before or not.
+            torch.autograd.grad(
+                self.loss(output, target), [output, *self.model.decoder.parameters()]
+            )
+
+        return clock.peak_bytes(call, device)
 
     def train(self, steps: int) -> None:
         """Take some steps and note how long they took."""
@@ -81,7 +107,7 @@ class Side:
             assert state is not None
             self.state = map_state(state, torch.Tensor.detach)
             target = window.target.to(device).flatten()
-            summed = self.model.decoder.loss(output.flatten(0, 1), target, IGNORED)
+            summed = self.loss(output.flatten(0, 1), target)
             self.optimizer.zero_grad()
             (summed / window.input.shape[1]).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -110,7 +136,7 @@ def output_layers(corpus: str, steps: int, repeats: int, samples: int) -> dict[s
             raise ValueError(f"expected --{name} of 1 or more, got {number}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = LanguageModelingData(corpus, batch_size=BATCH, window=WINDOW)
-    sides = {name: Side(name, data, samples, device) for name in OUTPUTS}
+    sides = {name: Side(name, data, samples, device) for name in (*OUTPUTS, UNFUSED)}
     progress, order = Progress(), list(sides)
     for turn in range(1 + repeats):
         progress(turn / (1 + repeats), f"turn {turn} of {repeats}")
@@ -125,6 +151,7 @@ def output_layers(corpus: str, steps: int, repeats: int, samples: int) -> dict[s
             "tokens_per_second": rates,
             "median": statistics.median(rates),
             f"ratio_to_{BASELINE}": statistics.median(a / b for a, b in pairs),
+            "peak_bytes": side.peak_bytes(),
             "parameters": sum(p.numel() for p in side.model.decoder.parameters()),
             "validation_perplexity": side.model.perplexity(data.val_dataloader()[0]),
         }
@@ -148,13 +175,15 @@ def table(figures: dict[str, Any]) -> str:
         f"After {figures['steps_before_perplexity']:,} steps of {BATCH} x {WINDOW} tokens, "
         f"{figures['vocabulary_size']:,} words, {figures['samples']:,} samples:",
         "",
-        f"| softmax | tokens/s | against {BASELINE} | parameters | validation perplexity |",
-        "|---|---|---|---|---|",
+        f"| softmax | tokens/s | against {BASELINE} | parameters | MiB for the loss "
+        "| validation perplexity |",
+        "|---|---|---|---|---|---|",
     ]
     for name, found in figures["layers"].items():
         lines.append(
             f"| {name} | {found['median']:,.0f} | {found[f'ratio_to_{BASELINE}']:.2f} "
-            f"| {found['parameters']:,} | {found['validation_perplexity']:.1f} |"
+            f"| {found['parameters']:,} | {found['peak_bytes'] / 2**20:.1f} "
+            f"| {found['validation_perplexity']:.1f} |"
         )
     return "\n".join(lines)
 

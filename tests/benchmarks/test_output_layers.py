@@ -40,11 +40,12 @@ def test_every_kind_is_measured_and_scored(
     options = ["--steps", "2", "--repeats", "3", "--samples", "5", "--out", str(out)]
     assert main(["output-layers", "--corpus", corpus, *options]) == 0
     figures = json.loads(out.read_text())
-    assert list(figures["layers"]) == ["full", "adaptive", "sampled", "hierarchical"]
+    assert list(figures["layers"]) == ["full", "adaptive", "sampled", "hierarchical", "unfused"]
     assert figures["steps_before_perplexity"] == 8
     for found in figures["layers"].values():
         assert len(found["tokens_per_second"]) == 3
         assert 1 < found["validation_perplexity"] < 100
+        assert found["peak_bytes"] > 400 * 200 * 4  # the gradient of the outputs alone
     assert figures["layers"]["full"]["ratio_to_full"] == 1
     printed = capsys.readouterr().out
     for name, found in figures["layers"].items():
@@ -52,7 +53,7 @@ def test_every_kind_is_measured_and_scored(
         assert f"{found['validation_perplexity']:.1f} |" in printed
 
 
-@pytest.mark.parametrize("name", ["full", "adaptive", "hierarchical"])
+@pytest.mark.parametrize("name", ["full", "adaptive", "hierarchical", "unfused"])
 def test_a_step_is_that_of_the_exact_loss(corpus: str, name: str) -> None:
     data = LanguageModelingData(corpus, batch_size=20, window=20)
     side, twin = (Side(name, data, 5, torch.device("cpu")) for _ in range(2))
