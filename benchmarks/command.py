@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 
+from rnnkit.terminal import Parser
+
 from . import machine, report, tune
 from .cases import CASES, DTYPES, MODES, NAMES, QUICK, select
 from .peers import peers
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit bench",
         description="Measure recurrent layers: rnnkit's engines, torch.nn and every other peer.",
         epilog=_EPILOG,

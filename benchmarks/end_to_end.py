@@ -12,7 +12,6 @@ as well.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import json
 import shlex
@@ -31,6 +30,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from rnnkit.terminal import Parser
 from rnnkit.training import run
 
 from . import machine
@@ -195,7 +195,7 @@ def _plain_script() -> ModuleType:
 
 def main(argv: list[str]) -> int:
     """Measure, print and write the figures; returns the exit status: 0, or 1 for an error."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit bench end-to-end",
         description="Compare whole trainings with what one would write with PyTorch alone.",
     )

@@ -9,7 +9,6 @@ never there all at once, stands the same in torch's two steps: scores, then cros
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import statistics
@@ -29,6 +28,7 @@ from rnnkit.data.windows import IGNORED, Window
 from rnnkit.nn.softmax import CountedOutputLayer
 from rnnkit.nn.truncation import State, map_state
 from rnnkit.tasks.language_modeling import OUTPUTS, LanguageModel
+from rnnkit.terminal import Parser
 
 from . import clock, machine
 from .end_to_end import synchronize
@@ -190,7 +190,7 @@ def table(figures: dict[str, Any]) -> str:
 
 def main(argv: list[str]) -> int:
     """Measure, print and write the figures; returns the exit status: 0, or 1 for an error."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="rnnkit bench output-layers",
         description="Compare the kinds of softmax of a language model: speed and perplexity.",
     )

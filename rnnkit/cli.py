@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rnnkit.data.registry import DataError
-from rnnkit.terminal import sentence
+from rnnkit.terminal import sentence, visible
 
 _HELP = """\
 usage: rnnkit COMMAND ...
@@ -34,6 +36,8 @@ commands:
 # One of these is something that the user can put right; anything else is a defect of the program.
 _EXPECTED = (DataError, ValueError, OSError, FloatingPointError, MemoryError)
 
+_format_warning = warnings.formatwarning
+
 # The shell's status of a command that SIGINT or SIGPIPE has ended.
 _INTERRUPTED, _PIPE_CLOSED = 128 + 2, 128 + 13
 
@@ -57,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rnnkit: {sentence(found)}: choose from {', '.join(_COMMANDS)}", file=sys.stderr)
         return 2
     command = arguments[0]
+    warnings.formatwarning = _visible_warning
     try:
         return _COMMANDS[command](arguments)
     except KeyboardInterrupt:
@@ -78,13 +83,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     except _EXPECTED as error:
         return _fail(command, _sentence(error), error)
+    except RuntimeError as error:
+        from rnnkit_kernels.functional import is_shortage  # which torch has raised: it is here
+
+        if not is_shortage(error):
+            raise
+        words = " ".join(str(error).split())
+        return _fail(command, f"{words}; lower the batch size or the length of lines", error)
+
+
+def _visible_warning(*args: Any, **kwargs: Any) -> str:
+    """A warning of a library, which may have a name from a file or a command line in it."""
+    return visible(_format_warning(*args, **kwargs))
 
 
 def _sentence(error: BaseException) -> str:
     """What is wrong. jsonargparse wraps what a constructor raises in a list of all it tried."""
     while str(error).startswith("Does not validate") and error.__cause__ is not None:
         error = error.__cause__
-    return str(error)
+    return str(error) or type(error).__name__  # Python's own MemoryError says nothing
 
 
 def _fail(command: str, reason: str, error: Exception) -> int:

@@ -78,12 +78,13 @@ def _checked(load: Callable[[str], Any]) -> Callable[[str], Any]:
 
 @dataclass
 class _Level:
-    """A list or mapping that is open: its anchor, its values so far, of a mapping what it holds."""
+    """A list or mapping that is open: its anchor, its values so far, of a mapping its keys."""
 
     anchor: str | None
     mapping: bool
     size: int = 1
-    items: list[str | None] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    at_key: bool = True
 
 
 def check_text(text: str) -> None:
@@ -150,10 +151,14 @@ def _note_key(levels: list[_Level], value: str | None, line: int) -> None:
     """
     if not levels or not levels[-1].mapping:
         return
-    seen = levels[-1].items
-    if len(seen) % 2 == 0 and value is not None and value != "<<" and value in seen[::2]:
-        raise ConfigurationError(f"line {line} has {value!r} for the second time: only one counts")
-    seen.append(value)
+    level = levels[-1]
+    if level.at_key and value is not None and value != "<<":
+        if value in level.keys:
+            raise ConfigurationError(
+                f"line {line} has {value!r} for the second time: only one counts"
+            )
+        level.keys.add(value)
+    level.at_key = not level.at_key
 
 
 def check_names(value: Any) -> None:
@@ -167,7 +172,7 @@ def check_names(value: Any) -> None:
             what cannot be imported; or arguments are given to what is named without one, or such
             as the class does not take.
     """
-    if isinstance(value, str) and "*" in value:
+    if isinstance(value, str) and "*" in value and "&" in value:
         _check_quoted(value)
     if isinstance(value, list):
         for item in value:
@@ -179,7 +184,7 @@ def check_names(value: Any) -> None:
         if not isinstance(key, str):
             continue
         before, _, last = key.rpartition(".")
-        if before and isinstance(value.get(before), str):
+        if before and "." in str(value.get(before)) and isinstance(value[before], str):
             raise ConfigurationError(
                 f"{key} gives an argument to {value[before]}: name it as class_path in {before}, "
                 "with init_args beside it"
@@ -225,6 +230,8 @@ def _check_class(path: str) -> type | None:
             raise ConfigurationError(
                 f"{path} cannot be imported ({type(error).__name__}: {error})"
             ) from error
+    if isinstance(found, type) and found.__module__.partition(".")[0] in sys.stdlib_module_names:
+        raise ConfigurationError(f"{path} is of Python's own library, {found.__module__}")
     if found is not None and not isinstance(found, type):
         raise ConfigurationError(f"{path} is no class: a configuration names classes only")
     return found

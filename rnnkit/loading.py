@@ -24,8 +24,8 @@ def usable(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """
     try:
         yield
-    except CheckpointError:
-        raise
+    except (CheckpointError, ModuleNotFoundError, MemoryError, OSError):
+        raise  # which are not of the checkpoint's making
     except Exception as error:  # libraries raise anything for what is none of theirs
         reason = next(iter(str(error).splitlines()), "").strip()
         raise CheckpointError(

@@ -32,7 +32,7 @@ from rnnkit.configurations import restrict
 from rnnkit_kernels.functional import is_shortage
 
 RUNS = Path("runs")
-"""Folder of all runs: `runs/<name of the configuration file>/version_<n>`."""
+"""Folder of all runs: `runs/<name of the first configuration file>/version_<n>`."""
 
 
 _FROM_DATA = (
@@ -111,6 +111,11 @@ class TrainingCLI(LightningCLI):
         checkpoint = self.config[self.subcommand].get("ckpt_path")
         if checkpoint and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
             # FSDP unpickles whatever a file holds: only plain data get as far as that.
+            if Path(checkpoint).is_dir():
+                raise ValueError(
+                    f"{checkpoint} is a folder, a checkpoint in shares: rnnkit reads single files, "
+                    "which FSDP writes with state_dict_type full"
+                )
             read_checkpoint(checkpoint)
         if trainer.strategy.root_device.type == "cpu":
             _keep_freed_memory()
@@ -163,7 +168,9 @@ def _lost_a_process(error: Exception) -> bool:
     """Whether talking to another process failed. Gloo has no class of errors, only its name."""
     if not torch.distributed.is_available():
         return False
-    return isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error)
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "/gloo/" in str(error)
 
 
 def run(arguments: list[str]) -> TrainingCLI:
@@ -212,11 +219,14 @@ def run(arguments: list[str]) -> TrainingCLI:
     except (RuntimeError, ValueError) as error:
         if is_shortage(error):
             raise _memory_error(error) from error
+        if "more than one stateful callback" in str(error):
+            raise ValueError(str(error)) from None
         if not _lost_a_process(error):
             raise
         raise ConnectionError(
-            "another process of this run has ended, its own message tells why: mend that, and go "
-            "on from the last checkpoint with --ckpt_path"
+            "another process of this run has ended, and its own message tells why, or cannot be "
+            f"reached ({str(error).splitlines()[0]}): mend that, and go on from the last "
+            "checkpoint with --ckpt_path"
         ) from error
     except SIGTERMException:  # has no status, which would be that of a run that is complete
         raise SystemExit(128 + signal.SIGTERM) from None

@@ -9,12 +9,16 @@ from tests.cli.small_tasks import language_model
 from tests.soak import kills, memory
 
 
-def test_a_chain_of_killed_runs_ends_as_the_undisturbed_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(kills, "STEPS", 24)
-    count = kills.soak(language_model, 1, tmp_path)
-    assert count.chains == 1
-    assert count.different == 0
-    assert 0 <= count.kills <= kills.MOST_KILLS
+def test_a_chain_of_killed_runs_ends_as_the_undisturbed_one(tmp_path):
+    count = kills.Count()
+    for attempt in range(5):  # a kill may come too early or too late
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        count = kills.soak(language_model, 1, folder)
+        assert (count.chains, count.different) == (1, 0)
+        if count.resumed:
+            break
+    assert count.kills >= count.resumed >= 1
 
 
 def test_another_end_is_found(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import threading
@@ -38,21 +39,23 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over both signals. Lightning has taken them by now, and gives them back later."""
         self._received = 0
+        self._previous.clear()
         if threading.current_thread() is not threading.main_thread():
             return  # who gets no signals
 
         def receive(number: int, _: object) -> None:
-            if number == self._received == signal.SIGINT:
+            before, self._received = self._received, number
+            if number == before == signal.SIGINT:
                 raise KeyboardInterrupt
-            if self._received == 0 and trainer.is_global_zero:
-                again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-                steps = self._steps_between_agreements(trainer)
-                when = "this step" if steps == 1 else f"{steps} steps or fewer"
-                print(f"\nstopping after {when}{again}", file=sys.stderr)
+            if before:
+                return
             launcher = trainer.strategy.launcher
-            if number == signal.SIGTERM and self._received == 0 and launcher is not None:
+            if number == signal.SIGTERM and launcher is not None:
                 launcher.kill(number)  # to the processes that this one has started
-            self._received = number
+            again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+            steps = self._steps_between_agreements(trainer)
+            when = "this step" if steps == 1 else f"{steps} steps or fewer"
+            self._tell(trainer, f"stopping after {when}{again}")
 
         for number in (signal.SIGINT, signal.SIGTERM):
             self._previous[number] = signal.signal(number, receive)
@@ -67,7 +70,7 @@ class StopOnSignal(Callback):
     ) -> None:
         """Stop within an epoch. After its last step the end of the epoch is waited for."""
         steps = self._steps_between_agreements(trainer)
-        if not trainer.is_last_batch and steps and (batch_idx + 1) % steps == 0:
+        if not trainer.is_last_batch and (batch_idx + 1) % steps == 0:
             self._stop_if_told(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -77,7 +80,7 @@ class StopOnSignal(Callback):
     @staticmethod
     def _steps_between_agreements(trainer: Trainer) -> int:
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return 1 if trainer.world_size == 1 else every
+        return 1 if trainer.world_size == 1 else every or 50  # of a run that logs nothing
 
     def _stop_if_told(self, trainer: Trainer) -> None:
         received = self._received
@@ -88,11 +91,16 @@ class StopOnSignal(Callback):
             return
         path = self._folder(trainer) / "last.ckpt"
         trainer.save_checkpoint(path)
-        if trainer.is_global_zero:
-            going_on = visible(f"{self.resume_command} --ckpt_path {path}")
-            words = f"\nstopped after step {trainer.global_step}, go on with\n  {going_on}"
-            print(words, file=sys.stderr)
+        going_on = visible(f"{self.resume_command} --ckpt_path {path}")
+        self._tell(trainer, f"stopped after step {trainer.global_step}, go on with\n  {going_on}")
         raise KeyboardInterrupt if received == signal.SIGINT else SIGTERMException
+
+    @staticmethod
+    def _tell(trainer: Trainer, words: str) -> None:
+        # Ctrl-C ends `tee` as well: who reads may be gone, and the checkpoint counts more.
+        with contextlib.suppress(OSError, RuntimeError, ValueError):
+            if trainer.is_global_zero:
+                print(f"\n{words}", file=sys.stderr)
 
     @staticmethod
     def _folder(trainer: Trainer) -> Path:
@@ -102,5 +110,6 @@ class StopOnSignal(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            if handler is not None:  # one that was not set from Python
+                signal.signal(number, handler)
         self._previous.clear()

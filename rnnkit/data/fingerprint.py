@@ -12,10 +12,10 @@ from typing import Any
 
 
 def fingerprint(examples: Iterable[object]) -> str:
-    """SHA-256, in hex, of examples: of bytes as they are, of other plain data their repr."""
+    """SHA-256, in hex, of examples: of memory as it is, of other plain data their repr."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(example if isinstance(example, bytes) else repr(example).encode())
+        digest.update(example if isinstance(example, memoryview) else repr(example).encode())
     return digest.hexdigest()
 
 

@@ -110,7 +110,7 @@ class LanguageModelingData(LightningDataModule):
         self.train_tokens = self.vocabulary.encode(texts.train)
         self.valid_tokens = self.vocabulary.encode(texts.valid)
         self.test_tokens = self.vocabulary.encode(texts.test)
-        self._fingerprint = fingerprint([self.train_tokens.numpy().tobytes()])
+        self._fingerprint = fingerprint([self.train_tokens.numpy().data])
         # Made once here for their errors: a bad number is told before training starts.
         self.train_dataloader()
         self.val_dataloader()

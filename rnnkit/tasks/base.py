@@ -76,8 +76,9 @@ class Task(LightningModule):
         self._log_training()
         if self.trainer.world_size > 1 and not self.equal_batches:
             # Gradients are averaged over processes: each divides by the mean number of targets. No
-            # integer, for the mean may be none; not by Lightning, which adds a barrier.
-            targets = targets.double()
+            # integer, for the mean may be none; a copy, for the sum is made in place; not by
+            # Lightning, which adds a barrier.
+            targets = targets.to(torch.float64, copy=True)
             torch.distributed.all_reduce(targets)
             targets = targets / self.trainer.world_size
         return summed / targets.to(summed.dtype)
@@ -145,7 +146,9 @@ class Task(LightningModule):
         # FSDP, where each process has a part of every gradient and one part's norm says nothing.
         sharded = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
         if sharded is not None:
-            norm = sharded(gradient_clip_val if gradient_clip_val and by_norm else math.inf)
+            limit = gradient_clip_val if by_norm else None
+            if limit or due:
+                norm = sharded(limit or math.inf)
             if not by_norm:
                 self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val and plain and by_norm:

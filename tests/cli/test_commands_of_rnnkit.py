@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
+from rnnkit import cli
 from rnnkit.cli import main
 
 COMMANDS = (
@@ -317,3 +319,43 @@ def test_sigterm_ends_a_run_after_its_step_or_epoch(tmp_path, monkeypatch, capsy
         assert str(path) in capsys.readouterr().err
     after = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     assert after == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_a_run_whose_reader_is_gone_saves_all_the_same(tmp_path, monkeypatch):
+    """Ctrl-C in `rnnkit fit 2>&1 | tee log` ends `tee` as well."""
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "corpus")
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    reading, writing = os.pipe()
+    os.close(reading)
+    end = ("--trainer.callbacks+", f"{__name__}.EndAfter", "--trainer.callbacks.steps", "3")
+    with os.fdopen(writing, "w", buffering=1) as nobody:
+        monkeypatch.setattr(sys, "stderr", nobody)
+        status = main(["fit", "-c", "tiny.yaml", *end])
+        os.dup2(os.open(os.devnull, os.O_WRONLY), nobody.fileno())
+    assert status == 128 + signal.SIGTERM
+    path = tmp_path / "runs" / "tiny" / "version_0" / "checkpoints" / "last.ckpt"
+    assert torch.load(path, weights_only=True)["global_step"] == 3
+
+
+def test_what_runs_out_of_memory_says_so(monkeypatch, capsys):
+    def shortage(arguments):
+        raise RuntimeError("DefaultCPUAllocator: you tried\nto allocate 8 bytes")
+
+    monkeypatch.setitem(cli._COMMANDS, "tag", shortage)
+    assert main(["tag"]) == 1
+    assert "tried to allocate 8 bytes; lower the batch" in sentence(capsys.readouterr().err)
+
+    def nothing_said(arguments):
+        raise MemoryError
+
+    monkeypatch.setitem(cli._COMMANDS, "tag", nothing_said)
+    assert main(["tag"]) == 1
+    assert capsys.readouterr().err == "rnnkit tag: MemoryError\n"
+
+
+def test_a_warning_shows_no_control():
+    assert main(["data", "where"]) == 0
+    shown = warnings.formatwarning("folder x\x1b[2Jy exists", UserWarning, "f.py", 1)
+    assert r"folder x\x1b[2Jy exists" in shown

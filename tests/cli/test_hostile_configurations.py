@@ -10,7 +10,7 @@ import torch
 from small_checkpoints import make_checkpoint
 
 from rnnkit.cli import main
-from rnnkit.configurations import MOST_LEVELS, check_names, check_text
+from rnnkit.configurations import MOST_LEVELS, ConfigurationError, check_names, check_text
 from rnnkit.terminal import MOST_TOLD, UNSAFE
 
 NASTY = "a\u202eb\x1b[2Jc"
@@ -203,8 +203,20 @@ def test_what_yaml_may_hold_stays():
     check_text("? [1]\n: 1\n? [1]\n: 2\n")  # who reads it refuses such keys
     check_names({"class_path": "SGD", "weights_only": None})
     check_names({"class_path": "torch.optim.SGD", "dict_kwargs": {"lr": 1}})
-    check_names(["*", "* *: *", "a*b"])
+    check_names(["*", "* *: *", "a*b", "*foo", "- *b", "a & b"])
     check_names([{"names": {"encoder.weight": 1, "encoder": 2}}])
+    check_names({"names": {"layer": "rnn", "layer.weight": "rnn.weight"}})
+
+
+def test_many_keys_are_read_in_time():
+    started = time.perf_counter()
+    check_text("".join(f"k{i}: 1\n" for i in range(40_000)))
+    assert time.perf_counter() - started < 20
+
+
+def test_a_class_of_pythons_own_under_another_name_is_refused():
+    with pytest.raises(ConfigurationError, match="Python's own library, collections"):
+        check_names({"class_path": "torch.nn.modules.container.OrderedDict"})
 
 
 @pytest.mark.parametrize("path", [".", "/dev/zero", "http://127.0.0.1:9/x.yaml", "word.ckpt"])
@@ -266,7 +278,10 @@ def test_a_checkpoint_of_plain_data_that_is_not_ours_is_told(folder, rnnkit, cha
     "arguments",
     [
         [NASTY],
-        *([command, f"--{NASTY}"] for command in ("fit", "generate", "score", "plot", "study")),
+        *(
+            [command, f"--{NASTY}"]
+            for command in ("fit", "generate", "score", "plot", "study", "bench")
+        ),
         *([command, f"--{NASTY}"] for command in ("tag", "translate", "data", "test")),
         *([command, "--ckpt", NASTY] for command in ("generate", "tag", "translate")),
         ["score", NASTY, "--ckpt", "word.ckpt"],

@@ -71,8 +71,16 @@ def start(task, folder, *arguments, launcher=PYTHON, **environment):
 def fit(task, folder, *arguments, launcher=PYTHON):
     """Train; exit status and what was told on stderr."""
     process = start(task, folder, *arguments, launcher=launcher)
-    _, told = process.communicate(timeout=120)
+    told = ended(process)
     return subprocess.CompletedProcess(process.args, process.returncode, stderr=told)
+
+
+def ended(process):
+    """What a process told on stderr until its end."""
+    try:
+        return process.communicate(timeout=300)[1]
+    finally:
+        process.kill()
 
 
 def last(folder):
@@ -203,13 +211,13 @@ def test_a_fault_in_one_of_two_processes_ends_both(fault, status, told, step, tm
 def test_tasks_of_slurm_stop_together(tmp_path):
     """As srun starts and stops them: without SLURM, with its environment."""
     callback = ("--trainer.callbacks+", f"{__name__}.Termination", "--trainer.max_steps", "16")
-    job = {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "fit", "SLURM_NODELIST": "127.0.0.1"}
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "fit", "SLURM_NODELIST": "127.0.0.1"}
     job |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
     tasks = []
     for task in ("0", "1"):
         own = {"SLURM_PROCID": task, "SLURM_LOCALID": task}
         tasks.append(start("lm/python_docs", tmp_path / "run", *TWO, *callback, **job, **own))
-    told = [process.communicate(timeout=120)[1] for process in tasks]
+    told = [ended(process) for process in tasks]
     assert [process.returncode for process in tasks] == [128 + signal.SIGTERM] * 2, told
     assert "stopped after step 8, go on with" in told[0]
     assert last(tmp_path / "run")["global_step"] == 8
