@@ -359,3 +359,12 @@ def test_a_warning_shows_no_control():
     assert main(["data", "where"]) == 0
     shown = warnings.formatwarning("folder x\x1b[2Jy exists", UserWarning, "f.py", 1)
     assert r"folder x\x1b[2Jy exists" in shown
+
+
+def test_two_callbacks_that_cannot_be_told_apart_are_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_corpus(tmp_path / "corpus")
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    twice = ("--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint") * 2
+    assert main(["fit", "-c", "tiny.yaml", *twice]) == 1
+    assert "more than one stateful callback" in sentence(capsys.readouterr().err)
