@@ -223,10 +223,10 @@ def run(arguments: list[str]) -> TrainingCLI:
             raise ValueError(str(error)) from None
         if not _lost_a_process(error):
             raise
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise ConnectionError(
             "another process of this run has ended, and its own message tells why, or cannot be "
-            f"reached ({str(error).splitlines()[0]}): mend that, and go on from the last "
-            "checkpoint with --ckpt_path"
+            f"reached ({reason}): mend that, and go on from the last checkpoint with --ckpt_path"
         ) from error
     except SIGTERMException:  # has no status, which would be that of a run that is complete
         raise SystemExit(128 + signal.SIGTERM) from None
