@@ -8,8 +8,14 @@ the variable is unset, as it is for users.
 
 import importlib
 import os
+import signal
 
 import torch
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell without job control lets what it starts in the background ignore Ctrl-C, and so would
+    # the processes that tests send it to.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
