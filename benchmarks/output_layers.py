@@ -25,6 +25,7 @@ from torch.nn.functional import cross_entropy
 from rnnkit.data.language_modeling import LanguageModelingData
 from rnnkit.data.registry import DataError
 from rnnkit.data.windows import IGNORED, Window
+from rnnkit.nn.sampled_softmax import SampledSoftmax
 from rnnkit.nn.softmax import CountedOutputLayer
 from rnnkit.nn.truncation import State, map_state
 from rnnkit.tasks.language_modeling import OUTPUTS, LanguageModel
@@ -34,7 +35,9 @@ from . import clock, machine
 from .end_to_end import synchronize
 from .progress import Progress
 
-BASELINE, UNFUSED = "full", "unfused"
+BASELINE, UNFUSED, LOG_UNIFORM = "full", "unfused", "sampled, log-uniform"
+# What is measured, and the key of `OUTPUTS` that it is a form of.
+SIDES = {**{name: name for name in OUTPUTS}, LOG_UNIFORM: "sampled", UNFUSED: BASELINE}
 # Of Zaremba et al. 2014, whose loss is the sum over the steps of a window.
 BATCH, WINDOW, RATE, CLIP = 20, 20, 1.0, 5.0
 
@@ -43,25 +46,28 @@ class Side:
     """One model in training.
 
     Args:
-        output: a key of `OUTPUTS`, or `UNFUSED`.
+        name: a key of `SIDES`.
         data: what it is trained on.
         samples: words that the sampled softmax draws.
         device: where.
     """
 
     def __init__(
-        self, output: str, data: LanguageModelingData, samples: int, device: torch.device
+        self, name: str, data: LanguageModelingData, samples: int, device: torch.device
     ) -> None:
         torch.manual_seed(0)
         self.model = LanguageModel(
             data.vocabulary_size,
-            output=BASELINE if output == UNFUSED else output,  # type: ignore[arg-type]
+            output=SIDES[name],  # type: ignore[arg-type]
             output_samples=samples,
         )
         decoder = self.model.decoder
+        if name == LOG_UNIFORM:
+            assert isinstance(decoder, SampledSoftmax)
+            decoder.proposal = "log_uniform"  # before it is prepared with the counts
         if isinstance(decoder, CountedOutputLayer):
             decoder.set_counts(data.train_tokens.bincount(minlength=data.vocabulary_size))
-        self.unfused = output == UNFUSED
+        self.unfused = name == UNFUSED
         self.model.to(device).train()
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=RATE)
         self.state: State | None = None
@@ -136,7 +142,7 @@ def output_layers(corpus: str, steps: int, repeats: int, samples: int) -> dict[s
             raise ValueError(f"expected --{name} of 1 or more, got {number}")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     data = LanguageModelingData(corpus, batch_size=BATCH, window=WINDOW)
-    sides = {name: Side(name, data, samples, device) for name in (*OUTPUTS, UNFUSED)}
+    sides = {name: Side(name, data, samples, device) for name in SIDES}
     progress, order = Progress(), list(sides)
     for turn in range(1 + repeats):
         progress(turn / (1 + repeats), f"turn {turn} of {repeats}")

@@ -1,6 +1,7 @@
 """`rnnkit bench output-layers`, on a corpus of few words."""
 
 import json
+import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -40,7 +41,9 @@ def test_every_kind_is_measured_and_scored(
     options = ["--steps", "2", "--repeats", "3", "--samples", "5", "--out", str(out)]
     assert main(["output-layers", "--corpus", corpus, *options]) == 0
     figures = json.loads(out.read_text())
-    assert list(figures["layers"]) == ["full", "adaptive", "sampled", "hierarchical", "unfused"]
+    assert list(figures["layers"]) == [
+        *("full", "adaptive", "sampled", "hierarchical", "sampled, log-uniform", "unfused")
+    ]
     assert figures["steps_before_perplexity"] == 8
     for found in figures["layers"].values():
         assert len(found["tokens_per_second"]) == 3
@@ -79,6 +82,14 @@ def test_the_sampled_side_draws_as_told_from_the_counts_of_the_text(corpus: str)
     side = Side("sampled", data, 5, torch.device("cpu"))
     assert side.model.decoder.samples == 5
     assert int(side.model.decoder.counts.sum()) == len(data.train_tokens)
+    words = torch.arange(data.vocabulary_size)
+    by_counts = side.model.decoder.proposal_probabilities(words)
+    counts = side.model.decoder.counts.clamp_min(1).double()
+    assert torch.allclose(by_counts, counts / counts.sum())
+    other = Side("sampled, log-uniform", data, 5, torch.device("cpu"))
+    by_rank = other.model.decoder.proposal_probabilities(words)
+    expected = ((words + 2) / (words + 1)).double().log() / math.log(len(words) + 1)
+    assert torch.allclose(by_rank, expected, atol=1e-7)
 
 
 def test_wrong_numbers_are_told_in_a_sentence(
