@@ -1,11 +1,11 @@
-"""Peak memory of the full softmax's loss and gradients: `python docs/results/output_layers/peak_memory.py`."""
+"""Peak memory of the full softmax's loss and gradients, as JSON; see docs/results.md."""
 
 import json
 
 import torch
+from rnnkit_benchmarks import clock, machine
 from torch.nn.functional import cross_entropy, linear
 
-from rnnkit_benchmarks import clock, machine
 from rnnkit_kernels.functional import linear_cross_entropy
 
 CPU = torch.device("cpu")
