@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import stat
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rnnkit.data.registry import DataError
@@ -24,11 +26,22 @@ def read_bytes(path: Path) -> bytes:
         DataError: It cannot be read or unpacked, is a device, or becomes far larger than text does
             when it is unpacked.
     """
-    try:
+    with readable(path):
         mode = path.stat().st_mode
         if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not _is_terminal(path)):
             raise DataError(f"cannot read {path} (it is a device, which may have no end)")
         return _unpack(path) if path.suffix == ".gz" else path.read_bytes()
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Tell why a file cannot be read or unpacked within, in one sentence.
+
+    Raises:
+        DataError: It cannot.
+    """
+    try:
+        yield
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be unpacked ({error}): replace or rename it") from error
     except OSError as error:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
-import zlib
 from array import array
 from collections.abc import Container, Iterator
 from io import BufferedReader
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from rnnkit.data.files import readable
 from rnnkit.data.registry import DataError
 from rnnkit.terminal import visible
 
@@ -86,16 +86,9 @@ def read_vectors(
     if limit is not None and limit < 1:
         raise ValueError(f"expected a limit of 1 or more, got {limit}")
     path = Path(path).expanduser()
-    try:
-        with path.open("rb") as raw:
-            file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-            return _read(path, file, raw, keep, limit)
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be unpacked ({error}): replace or rename it") from error
-    except OSError as error:
-        raise DataError(f"cannot read {path} ({error.strerror})") from error
-    except ValueError as error:  # a zero character in the name
-        raise DataError(f"cannot read {path} ({error})") from error
+    with readable(path), path.open("rb") as raw:
+        file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        return _read(path, file, raw, keep, limit)
 
 
 def _read(
