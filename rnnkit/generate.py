@@ -16,8 +16,7 @@ from rnnkit.data.text import Tokenizer
 from rnnkit.data.vocabulary import UNKNOWN, Vocabulary
 from rnnkit.decoding.lines import LinesOf
 from rnnkit.decoding.sampling import Sampler
-from rnnkit.loading import check_vocabularies, usable
-from rnnkit.tasks.base import load_for_use
+from rnnkit.loading import check_vocabularies, load_for_use, usable
 from rnnkit.tasks.language_modeling import LanguageModel
 from rnnkit.terminal import Parser, couplets, for_terminal, sentence
 

@@ -1,14 +1,46 @@
-"""What commands make of a checkpoint that reads well and holds something else than ours do."""
+"""Trained models out of checkpoints, for the commands that use them, whatever a file holds."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from lightning.pytorch import LightningModule
 
-from rnnkit.callbacks.checkpoint_io import CheckpointError
+from rnnkit.callbacks.checkpoint_io import CheckpointError, read_checkpoint
+from rnnkit.tasks.base import Task
+
+TaskType = TypeVar("TaskType", bound=Task)
+
+
+def load_for_use(
+    path: str | os.PathLike[str], task: type[TaskType], data: str, what: str
+) -> tuple[TaskType, dict[str, Any]]:
+    """A trained model on the CPU, in evaluation mode, and what its data left in the checkpoint.
+
+    Args:
+        path: The checkpoint.
+        task: Class of the model.
+        data: Name of the class of its data.
+        what: To call it in an error: "language model".
+
+    Raises:
+        CheckpointError: It is missing, damaged or of another task.
+    """
+    checkpoint = read_checkpoint(path)
+    parts = {"state_dict", "hyper_parameters", data}
+    if missing := ", ".join(sorted(parts - checkpoint.keys())):
+        raise CheckpointError(f"{path} is no checkpoint of a {what}: no {missing}")
+    arguments = {
+        name: value
+        for name, value in checkpoint["hyper_parameters"].items()
+        if not name.startswith("_")  # what Lightning's command line adds
+    }
+    model = task(**arguments)
+    model.load_state_dict(checkpoint["state_dict"])
+    return model.eval(), dict(checkpoint[data])
 
 
 @contextmanager

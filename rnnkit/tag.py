@@ -17,8 +17,7 @@ from rich.text import Text
 from rnnkit.data.schemes import Entity, entities
 from rnnkit.data.words import WordEncoder
 from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
-from rnnkit.loading import check_vocabularies, usable
-from rnnkit.tasks.base import load_for_use
+from rnnkit.loading import check_vocabularies, load_for_use, usable
 from rnnkit.tasks.tagging import Tagger
 from rnnkit.terminal import UNSAFE, Parser, json_line
 

@@ -15,9 +15,8 @@ from rnnkit.data.subwords import LineTokenizer
 from rnnkit.data.translation import BEGIN, END, source_batch, tokenizers
 from rnnkit.decoding import BeamSearch, Hypothesis
 from rnnkit.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
-from rnnkit.loading import check_vocabularies, usable
+from rnnkit.loading import check_vocabularies, load_for_use, usable
 from rnnkit.pictures import draw_attention
-from rnnkit.tasks.base import load_for_use
 from rnnkit.tasks.translation import Translation
 from rnnkit.terminal import Parser, for_terminal, json_line
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import time
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,10 +13,6 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
-
-from rnnkit.callbacks.checkpoint_io import CheckpointError, read_checkpoint
-
-TaskType = TypeVar("TaskType", bound="Task")
 
 _NORMS_TOLD = 5  # how a norm grows shows in a few steps
 
@@ -230,31 +225,3 @@ def check_probabilities(**probabilities: float | None) -> None:
     for name, value in probabilities.items():
         if value is not None and not 0 <= value <= 1:
             raise ValueError(f"expected {name} between 0 and 1, got {value}")
-
-
-def load_for_use(
-    path: str | os.PathLike[str], task: type[TaskType], data: str, what: str
-) -> tuple[TaskType, dict[str, Any]]:
-    """A trained model on the CPU, in evaluation mode, and what its data left in the checkpoint.
-
-    Args:
-        path: The checkpoint.
-        task: Class of the model.
-        data: Name of the class of its data.
-        what: To call it in an error: "language model".
-
-    Raises:
-        CheckpointError: It is missing, damaged or of another task.
-    """
-    checkpoint = read_checkpoint(path)
-    parts = {"state_dict", "hyper_parameters", data}
-    if missing := ", ".join(sorted(parts - checkpoint.keys())):
-        raise CheckpointError(f"{path} is no checkpoint of a {what}: no {missing}")
-    arguments = {
-        name: value
-        for name, value in checkpoint["hyper_parameters"].items()
-        if not name.startswith("_")  # what Lightning's command line adds
-    }
-    model = task(**arguments)
-    model.load_state_dict(checkpoint["state_dict"])
-    return model.eval(), dict(checkpoint[data])
