@@ -81,20 +81,35 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"needs the package {error.name}, install it with: pip install 'rnnkit[train]'",
             error,
         )
-    except _EXPECTED as error:
-        return _fail(command, _sentence(error), error)
-    except RuntimeError as error:
-        from rnnkit_kernels.functional import is_shortage  # which torch has raised: it is here
-
-        if not is_shortage(error):
+    except (*_EXPECTED, RuntimeError) as error:
+        short = _ran_out_of_memory(error)
+        if not short and not isinstance(error, _EXPECTED):
             raise
-        words = " ".join(str(error).split())
-        return _fail(command, f"{words}; lower the batch size or the length of lines", error)
+        reason = _sentence(error)
+        if short:
+            reason = " ".join(reason.split()) + _less(command)
+        return _fail(command, reason, error)
 
 
 def _visible_warning(*args: Any, **kwargs: Any) -> str:
     """A warning of a library, which may have a name from a file or a command line in it."""
     return visible(_format_warning(*args, **kwargs))
+
+
+def _ran_out_of_memory(error: Exception) -> bool:
+    if "torch" not in sys.modules:  # nothing of it has run, and its import takes seconds
+        return False
+    from rnnkit_kernels.functional import is_shortage
+
+    return is_shortage(error)
+
+
+def _less(command: str) -> str:
+    """What to reduce where memory has run out."""
+    if _COMMANDS[command] in (_train, _study):
+        sizes = "batch_size, batch_tokens or window of the data, or the sizes of the model"
+        return f"; lower {sizes}"
+    return "; lower the batch size or the length of lines"
 
 
 def _sentence(error: BaseException) -> str:

@@ -29,7 +29,6 @@ from rnnkit.callbacks.generator_states import GeneratorStates
 from rnnkit.callbacks.progress import TrainingProgress
 from rnnkit.callbacks.signals import StopOnSignal
 from rnnkit.configurations import restrict
-from rnnkit_kernels.functional import is_shortage
 
 RUNS = Path("runs")
 """Folder of all runs: `runs/<name of the first configuration file>/version_<n>`."""
@@ -154,16 +153,6 @@ def _keep_freed_memory() -> None:
         mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _memory_error(error: Exception) -> MemoryError:
-    # What a constructor raises jsonargparse wraps in a list of all it tried.
-    if str(error).startswith("Does not validate") and isinstance(error.__cause__, Exception):
-        error = error.__cause__
-    return MemoryError(
-        f"{' '.join(str(error).split())}; lower batch_size, batch_tokens or window of the data, or "
-        "the sizes of the model"
-    )
-
-
 def _lost_a_process(error: Exception) -> bool:
     """Whether talking to another process failed. Gloo has no class of errors, only its name."""
     if not torch.distributed.is_available():
@@ -185,7 +174,6 @@ def run(arguments: list[str]) -> TrainingCLI:
     Raises:
         ValueError: The arguments or the configuration make no sense; the message says which.
         ConnectionError: Another process of the run has ended.
-        MemoryError: The device or the machine has too little; the message says what to reduce.
         SystemExit: The process was told to end, by SIGTERM.
     """
     restrict()  # here, for Lightning's import lets configurations be read from addresses
@@ -217,8 +205,6 @@ def run(arguments: list[str]) -> TrainingCLI:
     except MisconfigurationException as error:
         raise ValueError(str(error)) from None
     except (RuntimeError, ValueError) as error:
-        if is_shortage(error):
-            raise _memory_error(error) from error
         if "more than one stateful callback" in str(error):
             raise ValueError(str(error)) from None
         if not _lost_a_process(error):
