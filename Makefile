@@ -12,7 +12,7 @@ help:
 	@echo "make test   run the tests (real corpora too, where RNNKIT_DATA_DIR points to them)"
 	@echo "make lint   ruff and mypy --strict"
 	@echo "make bench  the layers beside torch.nn's, six cases, with tables and charts"
-	@echo "make soak   an hour of kills, long runs and fuzzing, which stops by itself"
+	@echo "make soak   half an hour of kills, long runs and fuzzing, which stops by itself"
 	@echo "make clean  remove .venv and caches"
 
 $(INSTALLED): pyproject.toml constraints.txt

@@ -1,4 +1,4 @@
-"""`make soak`: kills, memory and fuzzing one after the other, for about an hour on two cores."""
+"""`make soak`: kills, memory and fuzzing one after the other, for half an hour."""
 
 import argparse
 import sys
