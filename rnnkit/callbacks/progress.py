@@ -31,6 +31,7 @@ class TrainingProgress(ProgressBar):
         super().__init__()
         self.console = console or Console()
         self._enabled = True
+        self._terminal = self.console.is_terminal  # slow to ask at every step
         self._progress: Progress | None = None
         self._task: Any = None
         self._drawn = 0.0
@@ -120,7 +121,7 @@ class TrainingProgress(ProgressBar):
         self._close()
 
     def _open(self, total: float) -> None:
-        if self._progress is None and self._enabled and self.console.is_terminal:
+        if self._progress is None and self._enabled and self._terminal:
             self._progress = Progress(
                 BarColumn(bar_width=None),
                 TextColumn("{task.percentage:>3.0f} %  {task.description}"),
@@ -138,11 +139,8 @@ class TrainingProgress(ProgressBar):
             self._progress = None
 
     def _due(self) -> bool:
-        return (
-            self._enabled
-            and self.console.is_terminal
-            and time.perf_counter() - self._drawn > _REFRESH_SECONDS
-        )
+        due = time.perf_counter() - self._drawn > _REFRESH_SECONDS
+        return due and self._enabled and self._terminal
 
     def _draw(self, completed: int, text: str) -> None:
         if self._progress is not None:
