@@ -8,6 +8,7 @@ import os
 import shlex
 import signal
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -42,6 +44,17 @@ _FROM_DATA = (
     "tags",
     "scheme",
 )
+
+
+class NoProfiler(PassThroughProfiler):
+    """Records nothing, as Lightning's default does, but makes no generator for each action.
+
+    A step has some eighty actions, most of them hooks of callbacks.
+    """
+
+    def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
+        """A context that does nothing."""
+        return nullcontext()
 
 
 class TrainingCLI(LightningCLI):
@@ -90,6 +103,8 @@ class TrainingCLI(LightningCLI):
         settings = self.config_init[self.subcommand]["trainer"]
         if settings.get("logger") is None:
             kwargs["logger"] = CSVLogger(RUNS, name=self._run_name())
+        if settings.get("profiler") is None and not settings.get("barebones"):  # which refuses any
+            kwargs["profiler"] = NoProfiler()
         plugins = settings.get("plugins") or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins])]
         kwargs["plugins"].append(AtomicCheckpointIO())

@@ -144,6 +144,16 @@ def test_the_saved_configuration_runs_again_and_goes_on(trained, rnnkit):
     assert status == 0, errors
 
 
+def test_a_profiler_that_is_asked_for_records_the_run(tmp_path, monkeypatch):
+    write_corpus(tmp_path / "corpus")
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    monkeypatch.chdir(tmp_path)
+    profiler = ("--trainer.profiler", "SimpleProfiler", "--trainer.profiler.dirpath", "times")
+    name = ("--trainer.profiler.filename", "of")
+    assert main(["fit", "-c", "tiny.yaml", "--trainer.max_steps", "2", *profiler, *name]) == 0
+    assert "run_training_batch" in (tmp_path / "times" / "fit-of.txt").read_text()
+
+
 def test_test_scores_a_checkpoint(trained, rnnkit):
     status, output, errors = rnnkit(trained[0], "test", "-c", "tiny.yaml", "--ckpt_path", BEST)
     assert status == 0, errors
