@@ -56,6 +56,14 @@ class Task(LightningModule):
         self._norms: list[tuple[int, Tensor]] = []  # steps, and their gradients' norms
         self._started = 0.0
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the hook that runs some forty times a step, each of them a search for
+        # parameters and modules in nn.Module's own, which is slow.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def loss_per_target(
         self, summed: Tensor, targets: Tensor, likelihood: Tensor | None = None
     ) -> Tensor:
