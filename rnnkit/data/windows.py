@@ -50,6 +50,11 @@ class Window(NamedTuple):
     position: int
     rate_factor: float = 1.0
 
+    def to(self, device: torch.device) -> Window:
+        """The window on a device. Lightning calls this; without it, it looks into every part."""
+        input, target = (part.to(device, non_blocking=True) for part in self[:2])
+        return self._replace(input=input, target=target)
+
 
 def training_streams(tokens: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
     """Inputs and targets of B streams of N // B tokens each, the tail dropped.

@@ -263,8 +263,9 @@ class LanguageModel(WindowTask):
         training, metric, state = self.training, Perplexity(IGNORED).to(self.device), None
         self.eval()
         for window in windows:
-            logits, state = self(window.input.to(self.device), state)
-            metric.update(logits, window.target.to(self.device))
+            window = window.to(self.device)
+            logits, state = self(window.input, state)
+            metric.update(logits, window.target)
         self.train(training)
         return float(metric.compute())
 

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rnnkit.data.windows import (
+    Window,
     WindowLoader,
     evaluation_streams,
     random_lengths,
@@ -63,6 +64,15 @@ def test_windows_are_time_major_int64_and_the_last_is_shorter() -> None:
     windows = list(loader(steps=10, batch_size=2, window=4))
     assert [tuple(window.input.shape) for window in windows] == [(4, 2), (4, 2), (2, 2)]
     assert {window.target.dtype for window in windows} == {torch.int64}
+
+
+def test_a_window_moves_with_its_place_and_its_rate() -> None:
+    window = Window(torch.ones(3, 2, dtype=torch.int64), torch.zeros(3, 2), 4, 0.5)
+    moved = window.to(torch.device("meta"))
+    assert [part.device.type for part in moved[:2]] == ["meta", "meta"]
+    assert [part.shape for part in moved[:2]] == [part.shape for part in window[:2]]
+    assert [part.dtype for part in moved[:2]] == [part.dtype for part in window[:2]]
+    assert moved[2:] == (4, 0.5)
 
 
 def test_length_is_the_number_of_windows() -> None:
