@@ -277,19 +277,20 @@ class LanguageModel(WindowTask):
         dropped = self.dropout(output)
         summed = self.decoder.loss(dropped.flatten(0, 1), window.target.flatten(), IGNORED)
         targets = (window.target != IGNORED).sum()
-        penalised = summed + self._penalty(output, dropped) * targets
+        penalties = self._penalties(output, dropped)
+        penalised = summed + sum(penalties) * targets if penalties else summed
         loss = self.loss_per_target(penalised, targets, likelihood=summed)
         return loss * len(window.input) if self.loss_reduction == "sum_over_time" else loss
 
-    def _penalty(self, output: Tensor, dropped: Tensor) -> Tensor | float:
+    def _penalties(self, output: Tensor, dropped: Tensor) -> list[Tensor]:
         """What the activations of the last layer, (T, B, H), cost a token."""
-        penalty: Tensor | float = 0.0
+        penalties = []
         if self.activation_regularization > 0:
-            penalty = self.activation_regularization * dropped.square().mean()
+            penalties.append(self.activation_regularization * dropped.square().mean())
         if self.temporal_activation_regularization > 0 and len(output) > 1:
             slowness = output.diff(dim=0).square().mean()
-            penalty = penalty + self.temporal_activation_regularization * slowness
-        return penalty
+            penalties.append(self.temporal_activation_regularization * slowness)
+        return penalties
 
     def on_train_start(self) -> None:
         """Bring the state of a checkpoint to this process: its device, its streams."""
