@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-TO_RUN = 20.0  # seconds for one check
+TO_RUN = 60.0  # seconds for one check; the first of a process loads CUDA's libraries in it
 
 
 @dataclass(frozen=True)

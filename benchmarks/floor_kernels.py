@@ -47,14 +47,10 @@ def empty_exchange(
         total = tl.zeros((CHUNK, BLOCK), tl.float32)
         for j in tl.static_range(WIDTH // CHUNK):
             k = j * CHUNK + tl.arange(0, CHUNK)
-            tile, budget = fetch(
-                row + lane[None, :] * WIDTH + k[:, None],
-                (lane < BLOCK)[None, :] & (k < WIDTH)[:, None],
-                False,
-                budget,
-                MEETING,
-            )
-            total += tile.to(tl.float32)
+            pointers = row + lane[None, :] * WIDTH + k[:, None]
+            masks = (lane < BLOCK)[None, :] & (k < WIDTH)[:, None]
+            tiles, budget = fetch((pointers,), (masks,), False, budget, MEETING)
+            total += tiles[0].to(tl.float32)
         mean = tl.sum(total, axis=0) / WIDTH
         inside = (lane < BLOCK)[None, :] & (unit < WIDTH)[:, None]
         publish(row + BLOCK * WIDTH + here, own + mean[None, :] / 4, inside, MEETING)

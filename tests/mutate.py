@@ -70,6 +70,7 @@ WORDS, WORD_TILES = "linear_cross_entropy.py", "vocabulary_tiles.py"
 
 LATE = ("meeting::a_late_program_is_waited_for[lstm-counter-0-18]",)
 LATE_DATA = ("meeting::a_late_program_is_waited_for[lstm-data-1-3]",)
+LATE_TILES = ("meeting::every_tile_of_a_row_is_waited_for[data]",)
 LATE_STAGE = ("meeting::a_late_program_is_waited_for[gru_reset_before-counter-1-3]",)
 LOWER_LATE = ("meeting::a_late_layer_of_a_wavefront_is_waited_for[counter-0]",)
 UPPER_LATE = ("meeting::a_late_layer_of_a_wavefront_is_waited_for[counter-1]",)
@@ -163,9 +164,9 @@ MUTATIONS = [Mutation(*entry) for entry in (
     ("rows of no step are left blank", EXCHANGE, alone("lstm", "padded", "data"),
      "        blank *= inside", "        blank * inside"),
     ("all ones are published as they are", EXCHANGE, NO_VALUE,
-     "tl.where(bits == -1, quiet, bits)", "bits"),
+     "tl.where(bits == blank, blank >> 1, bits)", "bits"),
     ("sequences that start here poll as well", EXCHANGE, NO_VALUE,
-     "(bits != -1) | exempt", "(bits != -1)"),
+     "tl.where(exempt, 0, largest)", "largest"),
     ("sequences that start here poll the exchange", PRODUCTS, LATE_DATA,
      "tl.where(starting, start + lane * WIDTH, operand + lane * lane_stride)",
      "operand + lane * lane_stride"),
@@ -190,10 +191,12 @@ MUTATIONS = [Mutation(*entry) for entry in (
      'sem="release", scope="gpu"', 'sem="release", scope="cta"'),
     ("waits look at one multiprocessor", EXCHANGE, BY_COUNTER,
      'sem="acquire", scope="gpu"', 'sem="acquire", scope="cta"'),
-    ("the first poll is not volatile", EXCHANGE, BY_DATA,
-     "other=0, volatile=True)", "other=0)", (1, 2)),
-    ("later polls are not volatile", EXCHANGE, BY_DATA,
-     "other=0, volatile=True)", "other=0)", (2, 2)),
+    ("polls are not volatile", EXCHANGE, BY_DATA,
+     "other=0, volatile=True)", "other=0)"),
+    ("later polls look at the first tile only", EXCHANGE, LATE_TILES,
+     "for i in tl.static_range(1, len(bits))", "for i in tl.static_range(1, 1)"),
+    ("a part of a sum over warps is lost", PRODUCTS, alone("lstm", "dense"),
+     "parts = first + second", "parts = first"),
     ("rows of a tile are counted in 32 bits", STEPPING, BY_DATA,
      "row = (first + tile) * MEMBERS + member",
      "row = ((first + tile) * MEMBERS + member).to(tl.int32)", (1, 2)),
@@ -289,15 +292,12 @@ MUTATIONS = [Mutation(*entry) for entry in (
      "column = tl.where(live, new[i], 0.0)", "column = new[i]"),
     # Zoneout, recomputation, dropout.
     ("zoneout keeps the share of h of every state", TILES, zoned("lstm", "launch"),
-     "tl.load(zone_row + zone_at + i * HIDDEN", "tl.load(zone_row + zone_at + 0 * HIDDEN"),
+     "tl.load(zone_row + at + i * HIDDEN", "tl.load(zone_row + at + 0 * HIDDEN"),
     ("backward zoneout takes the share of h for that of c", TILES, zoned("lstm", "launch"),
      "share_c = tl.load(zone_row + HIDDEN + at", "share_c = tl.load(zone_row + at"),
     ("the c that zoneout leaves is not what is kept", TILES, zoned("lstm", "launch"),
-     "            result = zoned\n        if HAS_CELL and SAVE:\n"
-     "            tl.store(state_row + at, result[1], mask=live)\n",
-     "        if HAS_CELL and SAVE:\n"
-     "            tl.store(state_row + at, result[1], mask=live)\n"
-     "        if ZONEOUT:\n            result = zoned\n"),
+     "tl.store(state_row + at, result[1], mask=live)",
+     "tl.store(state_row + at, computed[1], mask=live)"),
     ("gates are computed again from h, not the h before", "ops.py",
      ("recurrence::gates_computed_again_give_the_gradients[lstm-launch]",),
      "operand = rows.before(y[:, m], h0[m], reverse)", "operand = y[:, m]"),

@@ -103,7 +103,10 @@ class TorchLayers:
             return "torch, CUDA"
         major, minor = torch.cuda.get_device_capability(work.device)
         found = cudnn_algorithm(work.case, work.cell, work.x.dtype, 10 * major + minor)
-        return f"cuDNN {found}"
+        # torch lays the weights of these dtypes alone out as cuDNN wants them, once and for all.
+        kinds = torch.backends.cudnn.CUDNN_TENSOR_DTYPES
+        copies = "" if work.x.dtype in kinds else ", weights copied at every call"
+        return f"cuDNN {found}{copies}"
 
 
 PEERS = (TorchLayers(cudnn=True), TorchLayers(cudnn=False))

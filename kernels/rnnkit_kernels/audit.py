@@ -421,7 +421,7 @@ def source_hash() -> str:
     """Of all that the kernels are compiled from."""
     folder = Path(__file__).parent
     files = [*folder.glob("cells/*.py"), *folder.glob("recurrence/*.py")]
-    files += [folder / "philox.py", folder / "crf_kernels.py"]
+    files += [folder / f"{name}.py" for name in ("philox", "crf_kernels", "vocabulary_tiles")]
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(file.read_bytes())

@@ -154,12 +154,19 @@ def _on_device(lengths: Tensor | None) -> bool:
     return lengths is not None and lengths.device.type != "cpu"
 
 
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on; asking that of a device without it (meta) raises."""
+    kind = device.type
+    # What is traced is on no such device, and torch 2.11 can't trace the question.
+    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)
+    return available and torch.is_autocast_enabled(kind)
+
+
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype that autocast, where it is on, or `tensor` asks for; autocast leaves float64."""
-    kind = tensor.device.type
-    if tensor.dtype == torch.float64 or not torch.amp.is_autocast_available(kind):
+    if tensor.dtype == torch.float64 or not autocasts(tensor.device):
         return tensor.dtype
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else tensor.dtype
+    return torch.get_autocast_dtype(tensor.device.type)
 
 
 def _plan(
@@ -185,8 +192,8 @@ def _plan(
         compute_dtype(weights[1]),
         device,
         recurrent_precision(),
-        mode,
-        batch,
+        mode=mode,
+        batch=batch,
         together=together,
     )
 

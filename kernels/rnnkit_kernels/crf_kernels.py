@@ -177,7 +177,7 @@ def backward(
     steps, batch, tags = emissions.shape
     d_emissions = torch.empty_like(emissions, memory_format=torch.contiguous_format)
     d_transitions = sums.new_empty(batch, tags, tags)
-    d_start, d_end = sums.new_empty(2, batch, tags).unbind()
+    d_start, d_end = sums.new_empty(batch, tags), sums.new_empty(batch, tags)  # both aligned
     if batch:
         partition_backward[(batch,)](
             gradient.contiguous(),

@@ -24,6 +24,7 @@ from rnnkit_kernels.backend import (
     Backend,
     Decision,
     Extras,
+    autocasts,
     choose,
     compute_dtype,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "Backend",
     "Decision",
     "Extras",
+    "autocasts",
     "choose",
     "crf",
     "gru",
@@ -301,8 +303,8 @@ def linear_cross_entropy(
         )
     if target.dtype != torch.int64:
         raise RuntimeError(f"expected targets of dtype torch.int64, got {target.dtype}")
-    dtype, kind = compute_dtype(weight), hidden.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    dtype = compute_dtype(weight)
+    if autocasts(hidden.device):
         hidden, weight = hidden.to(dtype), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
     if hidden.dtype != dtype or (bias is not None and bias.dtype != dtype):

@@ -32,14 +32,10 @@ from rnnkit_kernels.recurrence.plan import (
     Mode,
     Plan,
     Precision,
-    Tiles,
-    cover,
     plan,
-    together_bytes,
+    together_tiles,
 )
 from rnnkit_kernels.shortage import tells_shortage
-
-WAVEFRONT_TILE = 8_192  # bytes
 
 
 def wavefront_plan(
@@ -59,22 +55,15 @@ def wavefront_plan(
     found = plan(cell, hidden, dtype, device, precision, mode)
     if isinstance(found, Fallback):
         return found
-    # Twice as many tiles of weights leave registers for smaller ones of the exchange.
-    largest = WAVEFRONT_TILE // (dtype.itemsize * found.forward.block_b)
-    forward = replace(found.forward, chunks=(cover(hidden, 16, largest, 16),))
-    found = replace(found, forward=forward)
-    programs = layers * -(-hidden // found.forward.block_h)
+    # Above the first layer W_ih lies beside W_hh, in a tile of the same size.
+    sizes = (cell, hidden, dtype, precision, device, False)
+    ahead, back = (together_tiles(*sizes, backward, weights=2) for backward in (False, True))
+    if isinstance(ahead, str) or isinstance(back, str):
+        return Fallback(f"with both weights {ahead if isinstance(ahead, str) else back}")
+    found = replace(found, forward=ahead, backward=back)
+    programs = layers * -(-hidden // min(found.forward.block_h, found.backward.block_h))
     if programs > found.multiprocessors:
         return Fallback(f"{programs} programs exceed {found.multiprocessors} multiprocessors")
-    # Above the first layer W_ih lies beside W_hh, in a tile of the same size.
-    needed = max(
-        together_bytes(cell, twice(found.forward), dtype.itemsize, False),
-        together_bytes(cell, twice(found.backward), dtype.itemsize, True),
-    )
-    if needed > device.shared_memory:
-        return Fallback(
-            f"{needed:,} bytes of both weights exceed {device.shared_memory:,} of shared memory"
-        )
     return found
 
 
@@ -86,11 +75,6 @@ def _planned(cell: Cell, weight_hh: Tensor, mode: Any) -> Plan:
     if isinstance(found, Fallback):
         raise RuntimeError(f"{layers} layers can't run as a wavefront: {found.reason}")
     return found
-
-
-def twice(tiles: Tiles) -> Tiles:
-    """Tiles that hold two weights of the same shape."""
-    return replace(tiles, chunks=(tiles.chunks[0] * 2,))
 
 
 @torch.library.custom_op("rnnkit::stack", mutates_args=())

@@ -19,6 +19,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rnnkit_kernels.recurrence.layout import aligned
+
 # Numbers of a band of gradients: 32 MB in 16 bits, so that the products find it in an H200's L2.
 BAND = 2**24
 
@@ -205,7 +207,8 @@ def losses(
     stretches = min(word_blocks, max(1, 2 * _multiprocessors(hidden) // row_blocks))
     stretch = _blocks(word_blocks, stretches) * tiles.BLOCK_WORDS
     stretches = _blocks(words, stretch)
-    made = hidden.new_empty(3, stretches, rows, dtype=torch.float32)
+    # Apart, so that each is aligned whatever the number of rows: one kernel serves them all.
+    made = [hidden.new_empty(stretches, rows, dtype=torch.float32) for _ in range(3)]
     sums_of_stretches[(row_blocks, stretches)](
         hidden.contiguous(), weight.contiguous(), _contiguous(bias), target, *made,
         rows, words, stretch, hidden.shape[1], **asdict(tiles),
@@ -241,9 +244,10 @@ def gradients(
     block = tiles.BLOCK_WORDS
     at_once = min(_blocks(words, block), max(1, BAND // (rows * block))) * block
     band = hidden.new_empty(rows, at_once)
+    peaks_and_sums = [aligned(row) for row in sums]
     for first in range(0, words, at_once):
         gradients_of_band[(_blocks(rows, tiles.BLOCK_ROWS), at_once // block)](
-            hidden, weight, _contiguous(bias), target, *sums, gradient, band,
+            hidden, weight, _contiguous(bias), target, *peaks_and_sums, gradient, band,
             first, rows, words, at_once, width, **asdict(tiles),
         )  # fmt: skip
         last = min(first + at_once, words)

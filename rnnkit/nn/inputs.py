@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from rnnkit_kernels.functional import autocasts
 
 States = tuple[Tensor, ...]
 
@@ -32,7 +33,7 @@ def check_pair(name: str, hx: Any) -> None:
 
 def check_dtype(data: Tensor, weight: Tensor) -> None:
     """Refuse an input of another dtype than the weights', unless autocast casts it, or device."""
-    if data.dtype != weight.dtype and not _autocasts(data.device):
+    if data.dtype != weight.dtype and not autocasts(data.device):
         raise ValueError(
             f"RNN input dtype ({data.dtype}) does not match weight dtype ({weight.dtype}). "
             f"Convert input: input.to({weight.dtype}), or convert model: model.to({data.dtype})"
@@ -82,16 +83,10 @@ def checked_state(
                 "(num_layers·directions, batch, hidden), also with batch_first=True"
             )
         if value.device != data.device or value.dtype != data.dtype:
-            if _autocasts(data.device) and value.device == data.device:
+            if autocasts(data.device) and value.device == data.device:
                 continue
             raise RuntimeError(
                 f"input is {data.dtype} on {data.device}, the initial state {value.dtype} on "
                 f"{value.device}: they must agree"
             )
     return hx if order is None else tuple(value.index_select(1, order) for value in hx)
-
-
-def _autocasts(device: torch.device) -> bool:
-    """Whether autocast is on; asking that of a device without it (meta) raises."""
-    kind = device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)

@@ -17,7 +17,7 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 SCRIPT = """
 import dataclasses, json
 from concurrent.futures import ProcessPoolExecutor
-from rnnkit_kernels import audit, stack
+from rnnkit_kernels import audit
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.recurrence import resident, stepping
 from rnnkit_kernels.recurrence.plan import Plan, resident_bytes, together_bytes
@@ -29,9 +29,9 @@ def estimates(case, found):
     if found.mode == "launch":
         return None
     bytes_of = itemsize * (2 if found.precision == "tf32x3" else 1)
+    weights = 1 + case.wavefront
     tiles = [found.forward, found.backward]
-    tiles = [stack.twice(t) for t in tiles] if case.wavefront else tiles
-    return [together_bytes(cell, t, bytes_of, i == 1) for i, t in enumerate(tiles)]
+    return [together_bytes(cell, t, bytes_of, i == 1, weights) for i, t in enumerate(tiles)]
 
 def row(result):
     case, found, resources = result

@@ -13,9 +13,9 @@ from torch import Tensor
 from triton.runtime import interpreter
 
 from rnnkit_kernels import functional, ops, stack
-from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.cells import CELLS, LSTM
 from rnnkit_kernels.recurrence import exchange
-from rnnkit_kernels.recurrence.plan import H200, Plan, Tiles, plan
+from rnnkit_kernels.recurrence.plan import H200, Plan, Tiles, plan, together_tiles
 from tests.kernels.concurrent import exact_bfloat16_dot, run_programs_concurrently
 from tests.kernels.layers import (
     Layer,
@@ -342,7 +342,9 @@ def test_a_wavefront_that_does_not_fit_is_refused_with_both_numbers() -> None:
 
     assert isinstance(found("lstm", 650, 2), Plan)
     assert found("lstm", 650, 4).reason == "164 programs exceed 132 multiprocessors"
-    assert "of both weights exceed 232,448" in found("lstm", 1024, 2).reason
+    assert found("lstm", 1024, 2).reason == "256 programs exceed 132 multiprocessors"
+    assert found("lstm", 1664, 2).reason.startswith("with both weights ")
+    assert found("lstm", 1664, 2).reason.endswith("exceed 232,448 bytes of shared memory")
     assert found("gru_reset_before", 256, 2).reason == "gru_reset_before takes two products a step"
     assert "needs programs that meet" in found("lstm", 650, 2, "launch").reason
 
@@ -384,6 +386,17 @@ def test_a_late_program_is_waited_for(
     for seed in range(2):
         layer = random_layer(cell, "packed", late == 1, hidden=20, batch=batch, seed=seed)
         assert_as_exact_as_a_plain_loop(layer, meeting, torch.float32)
+
+
+@pytest.mark.parametrize("meeting", ["data", "counter"])
+def test_every_tile_of_a_row_is_waited_for(meeting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward two tiles are fetched together, of which the late program writes the second."""
+    tiles = together_tiles(LSTM, 40, torch.float32, "tf32", H200, False, False)
+    assert isinstance(tiles, Tiles)
+    assert tiles.polled == len(tiles.chunks[0]) == 2
+    lag(monkeypatch, 0, 2)
+    layer = random_layer("lstm", "packed", hidden=40)
+    assert_as_exact_as_a_plain_loop(layer, meeting, torch.float32)
 
 
 @pytest.mark.parametrize(("meeting", "late"), [("counter", 0), ("counter", 1), ("data", 0)])

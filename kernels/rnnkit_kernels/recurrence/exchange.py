@@ -27,33 +27,71 @@ MAX_POLLS = 2**26
 
 @triton.jit
 def as_words(pointer):
-    """The same memory as integers of the same size, in which no value is a NaN."""
+    """The same memory as unsigned integers of the same size, in which no value is a NaN."""
     if pointer.dtype.element_ty.primitive_bitwidth == 16:
-        words = pointer.to(tl.pointer_type(tl.int16), bitcast=True)
+        words = pointer.to(tl.pointer_type(tl.uint16), bitcast=True)
     else:
-        words = pointer.to(tl.pointer_type(tl.int32), bitcast=True)
+        words = pointer.to(tl.pointer_type(tl.uint32), bitcast=True)
     return words
 
 
 @triton.jit
-def fetch(pointer, mask, exempt, budget, MEETING: tl.constexpr):
-    """Load a tile of the exchange that programs of this launch may still be writing.
+def words_of(pointers, masks):
+    """The tiles behind `pointers` as words; volatile, so that every call looks again."""
+    bits = ()
+    for i in tl.static_range(len(pointers)):
+        words = as_words(pointers[i])
+        bits = bits + (tl.load(words, mask=masks[i], other=0, volatile=True),)
+    return bits
+
+
+@triton.jit
+def largest_word(bits, exempt):
+    """The largest word that is not exempt."""
+    largest = bits[0]
+    for i in tl.static_range(1, len(bits)):
+        largest = tl.maximum(largest, bits[i])
+    return tl.max(tl.where(exempt, 0, largest))
+
+
+@triton.jit
+def fetch(pointers, masks, exempt, budget, MEETING: tl.constexpr):
+    """Load tiles of the exchange that programs of this launch may still be writing.
 
     With data as flag it polls until no element is all ones, the one pattern that `publish` never
-    writes. Each element is the flag of itself only. Returns the tile and the polls that are left.
+    writes. Each element is the flag of itself only. All tiles are polled at once, for one look at
+    memory takes as long as the whole product.
+
+    Args:
+        pointers, masks: a tuple of tiles of one shape.
+        exempt: (1, sequences) or False: what is never waited for.
+        budget: polls that are left.
+
+    Returns:
+        The tiles, and the polls that are left.
     """
     if MEETING == "data":
-        words = as_words(pointer)
-        bits = tl.load(words, mask=mask, other=0, volatile=True)
-        while (tl.min(((bits != -1) | exempt).to(tl.int32)) == 0) & (budget > 0):
-            bits = tl.load(words, mask=mask, other=0, volatile=True)
+        # No word is larger than all ones: a maximum takes a third of the instructions that
+        # comparing every word and counting takes, and a step is short of instructions.
+        bits = words_of(pointers, masks)
+        blank: tl.constexpr = (1 << bits[0].dtype.primitive_bitwidth) - 1
+        while (largest_word(bits, exempt) == blank) & (budget > 0):
+            bits = words_of(pointers, masks)
             budget -= 1
-        return bits.to(pointer.dtype.element_ty, bitcast=True), budget
-    elif MEETING == "counter":
-        # Written by other multiprocessors: there is nothing to find in this one's first level.
-        return tl.load(pointer, mask=mask, other=0.0, cache_modifier=".cg"), budget
+        tiles = ()
+        for i in tl.static_range(len(pointers)):
+            tiles = tiles + (bits[i].to(pointers[i].dtype.element_ty, bitcast=True),)
+        return tiles, budget
     else:
-        return tl.load(pointer, mask=mask, other=0.0), budget
+        tiles = ()
+        for i in tl.static_range(len(pointers)):
+            if MEETING == "counter":
+                # Written by other multiprocessors: there is nothing in this one's first level.
+                tile = tl.load(pointers[i], mask=masks[i], other=0.0, cache_modifier=".cg")
+            else:
+                tile = tl.load(pointers[i], mask=masks[i], other=0.0)
+            tiles = tiles + (tile,)
+        return tiles, budget
 
 
 @triton.jit
@@ -62,9 +100,9 @@ def publish(pointer, value, mask, MEETING: tl.constexpr):
     value = value.to(pointer.dtype.element_ty)
     if MEETING == "data":
         words = as_words(pointer)
+        blank: tl.constexpr = (1 << words.dtype.element_ty.primitive_bitwidth) - 1
         bits = value.to(words.dtype.element_ty, bitcast=True)
-        quiet: tl.constexpr = 0x7FFF if words.dtype.element_ty == tl.int16 else 0x7FFFFFFF
-        tl.store(words, tl.where(bits == -1, quiet, bits), mask=mask)
+        tl.store(words, tl.where(bits == blank, blank >> 1, bits), mask=mask)
     else:
         tl.store(pointer, value, mask=mask)
 

@@ -4,8 +4,8 @@ A plan depends on the cell, the hidden size, the dtype and the device. Of T it n
 only whether it is large: a new batch size or window length compiles and tunes nothing.
 """
 
-import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Literal
 
 import torch
@@ -64,6 +64,7 @@ class Tiles:
             of the loop over the depth.
         split: warps that share the depth of a product, backward.
         num_warps: of a program.
+        polled: chunks that programs that meet fetch at a time.
     """
 
     block_h: int
@@ -71,6 +72,7 @@ class Tiles:
     chunks: tuple[Chunks, ...]
     num_warps: int
     split: int = 1
+    polled: int = 1
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Plan:
         tiles = self.forward if direction == "forward" else self.backward
         constants: dict[str, object] = {"CHUNKS": tiles.chunks[0], "BLOCK_B": tiles.block_b}
         if self.mode != "resident":
-            constants |= {"MEETING": self.mode, "BLOCK_H": tiles.block_h}
+            constants |= {"MEETING": self.mode, "BLOCK_H": tiles.block_h, "POLLED": tiles.polled}
             if direction == "backward":
                 constants |= {"CHUNKS": tiles.chunks, "SPLIT": tiles.split}
         return constants
@@ -119,13 +121,13 @@ MANY_SEQUENCES = 128
 MAX_TURNS = 8
 MEETS_BY = {"data": "by data as flag", "counter": "by a counter"}
 
-# Programs that meet wait for every tile of the exchange on its own, so few large ones are quicker;
-# but the values and pointers of a tile lie in registers. Forward, 16 KiB compile without a spill
-# up to rows of 2 KiB. Beyond there are more tiles, and 16 KiB spill 24 bytes at 1,150 units.
-FORWARD_TILE = 16_384
-LONG_ROW = 2_048
-# Backward the columns of 16 sequences; of 32 sequences half as many spill in counter mode.
-BACKWARD_COLUMNS = 512
+# What a program has of the exchange in registers at once: bytes a thread, forward and backward. All
+# of a row at once is quickest, for every look at memory costs as much as the product.
+POLLED_FORWARD = 288
+POLLED_BACKWARD = 512
+# Units and columns of one tile of the exchange: words of different tiles are compared in pairs.
+LARGEST_UNITS = 256
+LARGEST_COLUMNS = 512
 # tf32x3 splits operands in two and multiplies three times; audited at a quarter of the tiles.
 TF32X3_SHRINKS = 4
 # A launch reads this much of a row at once: twice as much spills in float32 at 1,150 units.
@@ -150,22 +152,15 @@ def unit_chunks(hidden: int, device: Device) -> list[Chunks]:
     return [((0, whole),), *([((0, 128), (128, 16))] if two_tiles else [])]
 
 
-def cover(length: int, smallest: int, largest: int, waste: int) -> Chunks:
-    """(start, size) tiles, powers of two in [smallest, largest], that cover `length`.
+def equal_chunks(length: int, largest: int, smallest: int) -> Chunks:
+    """(start, size) tiles of one size that cover `length`: those polled together must be alike.
 
-    The last is rounded up where that wastes no more than `length / waste`, for every tile costs a
-    wait: with a third to waste 650 takes 512 + 256, with a sixteenth 512 + 128 + 16.
+    The size is a power of two, the largest that wastes an eighth or less, else `smallest`.
     """
-    chunks: list[tuple[int, int]] = []
-    start = 0
-    while start < length:
-        rest = length - start
-        above = max(smallest, 1 << (rest - 1).bit_length())
-        if above > largest or (above > smallest and waste * (above - rest) > length):
-            above = min(largest, 1 << (rest.bit_length() - 1))
-        chunks.append((start, above))
-        start += above
-    return tuple(chunks)
+    size = largest
+    while size > smallest and 8 * (-length % size) > length:
+        size //= 2
+    return tuple((start, size) for start in range(0, length, size))
 
 
 def resident_bytes(cell: Cell, chunks: Chunks, itemsize: int, block_b: int) -> int:
@@ -176,7 +171,9 @@ def resident_bytes(cell: Cell, chunks: Chunks, itemsize: int, block_b: int) -> i
     return weights + max(max(padded) * covered * block_b * 4, 24576) + 1024
 
 
-def together_bytes(cell: Cell, tiles: Tiles, itemsize: int, backward: bool) -> int:
+def together_bytes(
+    cell: Cell, tiles: Tiles, itemsize: int, backward: bool, weights: int = 1
+) -> int:
     """Shared memory of the kernels that meet: a slice of the weights, and room to stage tiles.
 
     Args:
@@ -184,64 +181,92 @@ def together_bytes(cell: Cell, tiles: Tiles, itemsize: int, backward: bool) -> i
         tiles: of the kernel.
         itemsize: bytes of an operand: those of its dtype, and twice as many with tf32x3.
         backward: which kernel.
+        weights: as in `together_tiles`.
     """
-    held = [sum(size for _, size in chunks) for chunks in tiles.chunks]
-    polled = max(size for chunks in tiles.chunks for _, size in chunks) * tiles.block_b * itemsize
+    held = [weights * sum(size for _, size in chunks) for chunks in tiles.chunks]
+    units = max(chunks[0][1] * min(tiles.polled, len(chunks)) for chunks in tiles.chunks)
+    polled = units * tiles.block_b * itemsize
     padded = [1 << (gates - 1).bit_length() for gates in cell.gates]
     rows = [1] * len(held) if backward else padded
-    weights = tiles.block_h * sum(a * b for a, b in zip(rows, held, strict=True)) * itemsize
+    kept = tiles.block_h * sum(a * b for a, b in zip(rows, held, strict=True)) * itemsize
     # Sums change their layout through shared memory: forward while a tile of the exchange may
     # lie there, backward after the last.
     sums = (tiles.split if backward else max(padded)) * tiles.block_h * tiles.block_b * 4
-    return weights + (max(polled, sums) if backward else polled + sums) + 1024
+    return kept + (max(polled, sums) if backward else polled + sums) + 1024
 
 
+@cache
 def together_tiles(
     cell: Cell,
     hidden: int,
     dtype: torch.dtype,
     precision: Precision,
     device: Device,
-    batch: int,
+    many: bool,
     backward: bool,
+    weights: int = 1,
 ) -> Tiles | str:
-    """Tiles of one of the kernels that meet, or why there are none."""
+    """Tiles of one of the kernels that meet, or why there are none.
+
+    Args:
+        cell: the cell.
+        hidden: H.
+        dtype: of the inputs and weights.
+        precision: of float32 products.
+        device: the GPU.
+        many: whether there are so many sequences that wide tiles of them pay.
+        backward: which kernel.
+        weights: how many of the size of W_hh a program holds a slice of; two in a wavefront.
+    """
     if dtype == torch.float32 and precision == "ieee":
         # No tensor core multiplies them: the weights would have to lie in registers.
         return "IEEE float32 products read their weights from registers, which can't hold them"
     itemsize = dtype.itemsize
     in_parts = 2 if precision == "tf32x3" else 1
     shrink = TF32X3_SHRINKS if precision == "tf32x3" else 1
-    tile = FORWARD_TILE // shrink
-    if hidden * itemsize > LONG_ROW:
-        tile //= 2 * len(cell.gates)
-    # Four warps have registers enough for short rows, and a shorter way to each other.
-    warps = 8 if hidden > 256 else 4
+    # Forward a second group of four warps would only read the weights once more: wgmma takes 64
+    # rows at a time, which is all that a program has. Backward every warp has its own slice.
+    warps = 8 if backward and hidden > 256 else 4
+    polled_bytes = (POLLED_BACKWARD if backward else POLLED_FORWARD) * 32 * warps
+    polled_bytes //= shrink * weights
     shapes = [(16, 16)]
     if precision != "tf32x3":
         # Eight units leave wgmma's rows half empty: mma.sync then reads operands from registers,
         # which have no room for the parts of tf32x3 nor for wide tiles.
         shapes.append((8, 16))
-        if batch > MANY_SEQUENCES and len(cell.gates) == 1 and not backward:
+        if many and len(cell.gates) == 1 and not backward:
             shapes.insert(0, (16, 32))
     problem = ""
-    for (block_h, block_b), waste in itertools.product(shapes, (3, 16)):
+    for block_h, block_b in shapes:
         programs = -(-hidden // block_h)
         if programs > device.multiprocessors:
             return problem or (
                 f"{programs} programs of {block_h} units exceed {device.multiprocessors} "
                 "multiprocessors"
             )
-        if backward:
-            largest = BACKWARD_COLUMNS // shrink
-            chunks = tuple(cover(g * hidden, 16 * warps, largest, waste) for g in cell.gates)
-            tiles = Tiles(block_h, block_b, chunks, warps, split=warps)
-        else:
-            units = cover(hidden, 16, tile // (itemsize * block_b), waste)
-            tiles = Tiles(block_h, block_b, (units,) * len(cell.gates), warps)
-        needed = together_bytes(cell, tiles, itemsize * in_parts, backward)
-        if needed <= device.shared_memory:
-            return tiles
+        # 16 bytes of the exchange a thread: narrower loads take as long, and of less than one
+        # element each Triton would poll replicas.
+        smallest = max(16 * (warps if backward else 1), 16 // itemsize * 32 * warps // block_b)
+        largest = max(smallest, (LARGEST_COLUMNS if backward else LARGEST_UNITS) // shrink)
+        found: list[tuple[int, Tiles]] = []
+        while largest >= smallest:
+            if backward:
+                chunks = tuple(equal_chunks(g * hidden, largest, smallest) for g in cell.gates)
+            else:
+                chunks = (equal_chunks(hidden, largest, smallest),) * len(cell.gates)
+            count = max(len(product) for product in chunks)
+            largest = max(product[0][1] for product in chunks)
+            bytes_of_one = largest * block_b * itemsize * in_parts
+            tiles = Tiles(block_h, block_b, chunks, warps, warps if backward else 1)
+            needed = together_bytes(cell, tiles, itemsize * in_parts, backward, weights)
+            if needed <= device.shared_memory:
+                room = 1 + (device.shared_memory - needed) // bytes_of_one
+                in_registers = max(1, polled_bytes * in_parts // bytes_of_one)
+                looks = -(-count // min(room, in_registers))
+                found.append((looks, replace(tiles, polled=-(-count // looks))))
+            largest //= 2
+        if found:
+            return min(found, key=lambda pair: pair[0])[1]
         problem = (
             f"{needed:,} bytes of weights and staging for {block_h} units exceed "
             f"{device.shared_memory:,} bytes of shared memory"
@@ -310,7 +335,7 @@ def plan(
             Tiles(*covered, num_warps=8),
             f"{needed[fitting[0]]:,} bytes of weights and staging fit {on_chip}",
         )
-    tiles = (cell, hidden, dtype, precision, device, batch)
+    tiles = (cell, hidden, dtype, precision, device, batch > MANY_SEQUENCES)
     ahead, back = together_tiles(*tiles, False), together_tiles(*tiles, True)
     if isinstance(ahead, Tiles) and isinstance(back, Tiles):
         programs = -(-hidden // min(ahead.block_h, back.block_h))

@@ -84,28 +84,42 @@ def held_product(
     budget,
     WIDTH: tl.constexpr,
     CHUNKS: tl.constexpr,
+    POLLED: tl.constexpr,
     MEETING: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """As `streamed_product`, with `held_weights` that stay in shared memory over all steps.
 
-    A chunk is multiplied as soon as it is there, while those after it may still be on their way.
+    POLLED chunks are fetched at a time.
     """
     lane = tl.arange(0, started.shape[0])
     reading = started | starting
     # Sequences that begin here read h0 itself, whatever its bits, and poll nothing.
     row = tl.where(starting, start + lane * WIDTH, operand + lane * lane_stride)
-    for j in tl.static_range(len(CHUNKS)):
-        k = CHUNKS[j][0] + tl.arange(0, size_of(CHUNKS, j))
-        v, budget = fetch(
-            row[None, :] + k[:, None],
-            reading[None, :] & (k < WIDTH)[:, None],
-            starting[None, :],
-            budget,
-            MEETING,
-        )
-        accumulator = tl.dot(weights[j], v, accumulator, input_precision=PRECISION)
+    for first in tl.static_range(0, len(CHUNKS), POLLED):
+        pointers, masks = (), ()
+        for j in tl.static_range(first, end_of_group(CHUNKS, first, POLLED)):
+            k = CHUNKS[j][0] + tl.arange(0, size_of(CHUNKS, j))
+            pointers = pointers + (row[None, :] + k[:, None],)
+            masks = masks + (reading[None, :] & (k < WIDTH)[:, None],)
+        tiles, budget = fetch(pointers, masks, starting[None, :], budget, MEETING)
+        for i in tl.static_range(len(tiles)):
+            accumulator = tl.dot(
+                weights[first + i], tiles[i], accumulator, input_precision=PRECISION
+            )
     return accumulator, budget
+
+
+@triton.constexpr_function
+def end_of_group(chunks, first, polled):
+    """One past the last chunk that is fetched together with chunk `first`."""
+    return min(len(chunks), first + polled)
+
+
+@triton.constexpr_function
+def halvings(count):
+    """How often a power of two can be halved."""
+    return count.bit_length() - 1
 
 
 @triton.constexpr_function
@@ -136,6 +150,22 @@ def split_weights(
 
 
 @triton.jit
+def sum_of_parts(parts, SPLIT: tl.constexpr):
+    """(SPLIT, rows, sequences) summed over the first dimension, by halves.
+
+    `tl.sum` would leave every warp with the whole sum, in a layout that all that follows then takes
+    on: each warp would do the gate maths of all of them.
+    """
+    rows: tl.constexpr = parts.shape[1]
+    lanes: tl.constexpr = parts.shape[2]
+    for level in tl.static_range(halvings(SPLIT)):
+        pairs = tl.reshape(parts, (SPLIT >> (level + 1), 2, rows, lanes))
+        first, second = tl.split(tl.permute(pairs, (0, 2, 3, 1)))
+        parts = first + second
+    return tl.reshape(parts, (rows, lanes))
+
+
+@triton.jit
 def split_product(
     gradient,
     weights,
@@ -145,6 +175,7 @@ def split_product(
     budget,
     WIDTH: tl.constexpr,
     CHUNKS: tl.constexpr,
+    POLLED: tl.constexpr,
     SPLIT: tl.constexpr,
     MEETING: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -157,18 +188,18 @@ def split_product(
     lane = tl.arange(0, running.shape[0])
     part = tl.arange(0, SPLIT)
     partial = tl.zeros((SPLIT, gradient.shape[0], gradient.shape[1]), tl.float32)
-    for j in tl.static_range(len(CHUNKS)):
-        inner = tl.arange(0, slice_of(CHUNKS, j, SPLIT))
-        k = CHUNKS[j][0] + part[:, None] * slice_of(CHUNKS, j, SPLIT) + inner[None, :]
-        v, budget = fetch(
-            operand + lane[None, None, :] * lane_stride + k[:, :, None],
-            running[None, None, :] & (k < WIDTH)[:, :, None],
-            False,
-            budget,
-            MEETING,
-        )
-        partial = tl.dot(weights[j], v, partial, input_precision=PRECISION)
-    return gradient + tl.sum(partial, axis=0), budget
+    for first in tl.static_range(0, len(CHUNKS), POLLED):
+        pointers, masks = (), ()
+        for j in tl.static_range(first, end_of_group(CHUNKS, first, POLLED)):
+            inner = tl.arange(0, slice_of(CHUNKS, j, SPLIT))
+            k = CHUNKS[j][0] + part[:, None] * slice_of(CHUNKS, j, SPLIT) + inner[None, :]
+            at = lane[None, None, :] * lane_stride + k[:, :, None]
+            pointers = pointers + (operand + at,)
+            masks = masks + (running[None, None, :] & (k < WIDTH)[:, :, None],)
+        tiles, budget = fetch(pointers, masks, False, budget, MEETING)
+        for i in tl.static_range(len(tiles)):
+            partial = tl.dot(weights[first + i], tiles[i], partial, input_precision=PRECISION)
+    return gradient + sum_of_parts(partial, SPLIT), budget
 
 
 @triton.jit

@@ -20,6 +20,8 @@ from rnnkit_kernels.recurrence.tiles import (
     backward_tile,
     forward_tile,
     gate_tiles,
+    parameter_tiles,
+    save_tile,
     states_around,
 )
 
@@ -129,18 +131,19 @@ def resident_forward(
                 x = gate_tiles(
                     x_gates + row * (GATES * HIDDEN), unit, live, stage, GATES_AT, HIDDEN, MEMBERS
                 )
-                new, result = forward_tile(
+                biases, peepholes = parameter_tiles(
+                    bias, parameters, unit, stage, GATES_AT, WEIGHTS, HIDDEN
+                )
+                new, computed, result = forward_tile(
                     x,
                     unstack(
                         accumulator, padded_gates(GATES_AT, stage), size_of(CHUNKS, i), BLOCK_B
                     ),
                     kept[i],
                     (h[i].to(tl.float32),) + c[i],
-                    bias,
-                    parameters,
+                    biases,
+                    peepholes,
                     zoneout,
-                    saved,
-                    states,
                     row,
                     unit,
                     live,
@@ -148,8 +151,21 @@ def resident_forward(
                     FIRST_STAGE,
                     SECOND_STAGE,
                     GATES_AT,
+                    ZONEOUT,
+                    HIDDEN,
+                    MEMBERS,
+                )
+                save_tile(
+                    new,
+                    computed,
+                    result,
+                    saved,
+                    states,
+                    row,
+                    unit,
+                    live,
+                    stage,
                     SAVED_AT,
-                    WEIGHTS,
                     HAS_CELL,
                     ZONEOUT,
                     HIDDEN,

@@ -32,6 +32,8 @@ from rnnkit_kernels.recurrence.tiles import (
     backward_tile,
     forward_tile,
     gate_tiles,
+    parameter_tiles,
+    save_tile,
     states_around,
 )
 
@@ -109,6 +111,7 @@ def stepping_forward(
     DROPOUT: tl.constexpr,
     MEETING: tl.constexpr,
     CHUNKS: tl.constexpr,
+    POLLED: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_B: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -212,6 +215,9 @@ def stepping_forward(
                 state = (h.to(tl.float32),)
                 if HAS_CELL:
                     state = state + (tl.load(c_tile, mask=live, other=0.0),)
+                biases, peepholes = parameter_tiles(
+                    bias, parameters, unit, stage, GATES_AT, WEIGHTS, HIDDEN
+                )
                 meetings = step * (LAST + 1) + stage
                 budget = wait(counter, meetings * tl.num_programs(0), budget, MEETING)
                 operand_row = row if TOGETHER else tile * MEMBERS + member
@@ -235,6 +241,7 @@ def stepping_forward(
                         budget,
                         HIDDEN,
                         CHUNKS,
+                        POLLED,
                         MEETING,
                         PRECISION,
                     )
@@ -284,6 +291,7 @@ def stepping_forward(
                             budget,
                             HIDDEN,
                             CHUNKS,
+                            POLLED,
                             MEETING,
                             PRECISION,
                         )
@@ -294,16 +302,14 @@ def stepping_forward(
                         for gate in tl.static_range(GATES):
                             x_below = x_below + (tiles[gate] + shifts[gate],)
                         x = x_below
-                new, result = forward_tile(
+                new, computed, result = forward_tile(
                     x,
                     unstack(accumulator, padded_gates(GATES_AT, stage), BLOCK_H, BLOCK_B),
                     kept,
                     state,
-                    bias,
-                    parameters,
+                    biases,
+                    peepholes,
                     zoneout,
-                    saved,
-                    states,
                     row,
                     unit,
                     live,
@@ -311,24 +317,14 @@ def stepping_forward(
                     FIRST_STAGE,
                     SECOND_STAGE,
                     GATES_AT,
-                    SAVED_AT,
-                    WEIGHTS,
-                    HAS_CELL,
                     ZONEOUT,
                     HIDDEN,
                     MEMBERS,
-                    SAVE,
-                    SAVE_GATES,
                 )
                 kept = kept + new
+                # What others wait for goes first.
                 if stage < LAST:
                     publish(operand + operand_row * HIDDEN + spread, result[0], live, MEETING)
-                    if not (SAVE_GATES or TOGETHER):
-                        scratch = saved + (tile * MEMBERS + member) * width
-                        for i in tl.static_range(len(new)):
-                            at = lane[None, :] * (MEMBERS * width)
-                            at += ((SAVED_AT[stage] + i) * HIDDEN + unit)[:, None]
-                            tl.store(scratch + at, new[i].to(saved.dtype.element_ty), mask=live)
                 else:
                     publish(y + row * HIDDEN + spread, result[0], live, MEETING)
                     if DROPOUT:
@@ -344,6 +340,30 @@ def stepping_forward(
                     if HAS_CELL:
                         tl.store(c_tile, result[1], mask=live)
                 arrive(counter, MEETING)
+                save_tile(
+                    new,
+                    computed,
+                    result,
+                    saved,
+                    states,
+                    row,
+                    unit,
+                    live,
+                    stage,
+                    SAVED_AT,
+                    HAS_CELL,
+                    ZONEOUT,
+                    HIDDEN,
+                    MEMBERS,
+                    SAVE,
+                    SAVE_GATES,
+                )
+                if stage < LAST and not (SAVE_GATES or TOGETHER):
+                    scratch = saved + (tile * MEMBERS + member) * width
+                    for i in tl.static_range(len(new)):
+                        at = lane[None, :] * (MEMBERS * width)
+                        at += ((SAVED_AT[stage] + i) * HIDDEN + unit)[:, None]
+                        tl.store(scratch + at, new[i].to(saved.dtype.element_ty), mask=live)
     if TOGETHER:
         tl.store(error, 1, mask=budget <= 0)
 
@@ -417,6 +437,7 @@ def stepping_backward(
     INPUT_COLUMN: tl.constexpr,
     MEETING: tl.constexpr,
     CHUNKS: tl.constexpr,
+    POLLED: tl.constexpr,
     SPLIT: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_B: tl.constexpr,
@@ -538,6 +559,7 @@ def stepping_backward(
                         budget,
                         count_of(GATES_AT, product_of(GATES_AT, stage)) * HIDDEN,
                         entry_of(CHUNKS, product_of(GATES_AT, stage)),
+                        POLLED,
                         SPLIT,
                         MEETING,
                         PRECISION,
@@ -570,6 +592,7 @@ def stepping_backward(
                             budget,
                             DEPTH,
                             depths,
+                            POLLED,
                             SPLIT,
                             MEETING,
                             PRECISION,

@@ -32,16 +32,29 @@ def gate_tiles(
 
 
 @triton.jit
+def parameter_tiles(
+    bias_hh,
+    cell_weights,
+    unit,
+    STAGE: tl.constexpr,
+    GATES_AT: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+):
+    """The member's biases of a stage's gates, and the weights inside the cell, (units, 1) each."""
+    bias = unit_values(bias_hh, unit, start_of(GATES_AT, STAGE), end_of(GATES_AT, STAGE), HIDDEN)
+    return bias, unit_values(cell_weights, unit, 0, WEIGHTS, HIDDEN)
+
+
+@triton.jit
 def forward_tile(
     x,
     hidden_gates,
     kept,
     state,
-    bias_hh,
-    cell_weights,
+    bias,
+    weights,
     zoneout,
-    saved,
-    states,
     row,
     unit,
     live,
@@ -49,8 +62,48 @@ def forward_tile(
     FIRST_STAGE: tl.constexpr,
     SECOND_STAGE: tl.constexpr,
     GATES_AT: tl.constexpr,
+    ZONEOUT: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    MEMBERS: tl.constexpr,
+):
+    """Gate maths of one stage on one tile; nothing is stored.
+
+    `row` is the tile's first row of the storage times M, plus the member. Returns what the stage
+    saves; what the cell computed, which is the operand of the next stage or the new state; and the
+    same after zoneout.
+    """
+    h = ()
+    for i in tl.static_range(len(bias)):
+        h = h + (hidden_gates[i] + bias[i],)
+    if STAGE == 0:
+        new, computed = FIRST_STAGE(x, h, kept, state, weights, sigmoid, tanh, relu)
+    else:
+        new, computed = SECOND_STAGE(x, h, kept, state, weights, sigmoid, tanh, relu)
+    result = computed
+    if ZONEOUT and len(GATES_AT) - 2 == STAGE:
+        lane = tl.arange(0, live.shape[1])
+        zone_row = zoneout + row * len(computed) * HIDDEN
+        at = lane[None, :] * (MEMBERS * len(computed) * HIDDEN) + unit[:, None]
+        zoned = ()
+        for i in tl.static_range(len(computed)):
+            share = tl.load(zone_row + at + i * HIDDEN, mask=live, other=0.0).to(tl.float32)
+            zoned = zoned + (share * state[i] + (1 - share) * computed[i],)
+        result = zoned
+    return new, computed, result
+
+
+@triton.jit
+def save_tile(
+    new,
+    computed,
+    result,
+    saved,
+    states,
+    row,
+    unit,
+    live,
+    STAGE: tl.constexpr,
     SAVED_AT: tl.constexpr,
-    WEIGHTS: tl.constexpr,
     HAS_CELL: tl.constexpr,
     ZONEOUT: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -58,22 +111,11 @@ def forward_tile(
     SAVE: tl.constexpr,
     SAVE_GATES: tl.constexpr,
 ):
-    """Gate maths of one stage on one tile.
+    """Store what the backward pass needs of a stage, from the results of `forward_tile`.
 
-    `row` is the tile's first row of the storage times M, plus the member; `bias_hh` and
-    `cell_weights` are the member's. Returns what the stage saves and its result: the operand of
-    the next stage, or the new state.
+    A function of its own, for what others wait for is stored before it.
     """
     lane = tl.arange(0, live.shape[1])
-    bias = unit_values(bias_hh, unit, start_of(GATES_AT, STAGE), end_of(GATES_AT, STAGE), HIDDEN)
-    h = ()
-    for i in tl.static_range(len(bias)):
-        h = h + (hidden_gates[i] + bias[i],)
-    weights = unit_values(cell_weights, unit, 0, WEIGHTS, HIDDEN)
-    if STAGE == 0:
-        new, result = FIRST_STAGE(x, h, kept, state, weights, sigmoid, tanh, relu)
-    else:
-        new, result = SECOND_STAGE(x, h, kept, state, weights, sigmoid, tanh, relu)
     if SAVE_GATES:
         saved_width: tl.constexpr = SAVED_AT[len(SAVED_AT) - 1] * HIDDEN
         saved_row = saved + row * saved_width
@@ -81,24 +123,15 @@ def forward_tile(
             at = lane[None, :] * (MEMBERS * saved_width)
             at += ((SAVED_AT[STAGE] + i) * HIDDEN + unit)[:, None]
             tl.store(saved_row + at, new[i].to(saved.dtype.element_ty), mask=live)
-    if len(GATES_AT) - 2 == STAGE:
+    if SAVE and len(SAVED_AT) - 2 == STAGE:
         slots: tl.constexpr = HAS_CELL + ZONEOUT * (1 + HAS_CELL)
         state_row = states + row * slots * HIDDEN
         at = lane[None, :] * (MEMBERS * slots * HIDDEN) + unit[:, None]
-        if ZONEOUT:
-            zone_row = zoneout + row * len(result) * HIDDEN
-            zone_at = lane[None, :] * (MEMBERS * len(result) * HIDDEN) + unit[:, None]
-            zoned = ()
-            for i in tl.static_range(len(result)):
-                share = tl.load(zone_row + zone_at + i * HIDDEN, mask=live, other=0.0)
-                share = share.to(tl.float32)
-                if SAVE:
-                    tl.store(state_row + at + (HAS_CELL + i) * HIDDEN, result[i], mask=live)
-                zoned = zoned + (share * state[i] + (1 - share) * result[i],)
-            result = zoned
-        if HAS_CELL and SAVE:
+        if HAS_CELL:
             tl.store(state_row + at, result[1], mask=live)
-    return new, result
+        if ZONEOUT:
+            for i in tl.static_range(len(computed)):
+                tl.store(state_row + at + (HAS_CELL + i) * HIDDEN, computed[i], mask=live)
 
 
 @triton.jit
