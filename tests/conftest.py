@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 
+import pytest
 import torch
 
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -18,6 +19,12 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+
+# Without it torch's own LSTM raises under autocast on a CPU, and so does the layer in its place.
+BFLOAT16_LSTM = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+needs_bfloat16_lstm = pytest.mark.skipif(
+    not BFLOAT16_LSTM, reason="this processor has no bfloat16 in oneDNN, so torch's LSTM raises"
+)
 
 if not HAS_GPU:
     _before = os.environ.get("TRITON_INTERPRET")

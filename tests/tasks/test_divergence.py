@@ -14,6 +14,7 @@ from torch.optim import SGD
 
 from rnnkit.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.tasks import LanguageModel
+from tests.conftest import needs_bfloat16_lstm
 
 
 class Norms(Callback):
@@ -40,10 +41,7 @@ def logged(folder, name):
         {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
         pytest.param(
             {"gradient_clip_val": 0.01, "precision": "bf16-mixed"},
-            marks=pytest.mark.skipif(
-                not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
-                reason="this processor has no bfloat16 in oneDNN, and torch's own LSTM raises",
-            ),
+            marks=needs_bfloat16_lstm,
         ),
         {},
     ],
