@@ -4,9 +4,10 @@
 
 Compiles all kernels first, many at once, and without launching one that waits. Then come the empty
 exchange, parity of what the quick benchmarks run, these, and parity of every other cell, mode and
-precision. Each check has a process of its own, which is ended when it takes too long.
-FOLDER/gpu_check-HASH.json, named by a hash of the kernels, is written after each, and the same
-command goes on where it stopped. Needs a checkout, torch, triton, numpy and pytest.
+precision; then `pytest -m gpu`, and all benchmarks as far as time allows. Each check has a process
+of its own, which is ended when it takes too long. FOLDER/gpu_check-HASH.json, named by a hash of
+the kernels, is written after each, and the same command goes on where it stopped. Needs a checkout,
+torch, triton, numpy and pytest; pytest-xdist, where it is, runs eight tests at a time.
 
 Exit status: 0 all ok, 1 something failed or hung, 2 no GPU, 3 out of time, 130 interrupted.
 """
@@ -14,6 +15,7 @@ Exit status: 0 all ok, 1 something failed or hung, 2 no GPU, 3 out of time, 130 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import subprocess
@@ -159,13 +161,13 @@ def kernels() -> str:
     return audit.source_hash()
 
 
-def quick_suite(folder: str, deadline: float) -> None:
-    """The quick benchmarks, as far as they come."""
+def suite(kind: str, folder: str, deadline: float) -> None:
+    """The quick or the full benchmarks, as far as they come."""
     budget = deadline - time.monotonic() - TO_STOP
     if budget < 0:
-        raise TimeoutError("no time is left for the quick benchmarks")
-    out = str(Path(folder).resolve() / f"quick-{kernels()}.json")
-    command = [sys.executable, "-m", "benchmarks", "--quick", "--out", out]
+        raise TimeoutError(f"no time is left for the {kind} benchmarks")
+    out = str(Path(folder).resolve() / f"{kind}-{kernels()}.json")
+    command = [sys.executable, "-m", "benchmarks", f"--{kind}", "--out", out]
     done = subprocess.run([*command, "--budget", f"{budget:.0f}"], cwd=ROOT)
     while done.returncode == DEVICE_LOST:  # another process gets a new device
         budget = max(0.0, deadline - time.monotonic() - TO_STOP)
@@ -173,7 +175,25 @@ def quick_suite(folder: str, deadline: float) -> None:
     if done.returncode == OUT_OF_TIME:
         raise TimeoutError(f"{out} goes on with the next run")
     if done.returncode:
-        raise RuntimeError(f"python -m benchmarks --quick ended with {done.returncode}")
+        raise RuntimeError(f"python -m benchmarks --{kind} ended with {done.returncode}")
+
+
+def tests(folder: str, deadline: float) -> str:
+    """All tests that are marked gpu; what they print goes to FOLDER/pytest.txt."""
+    left = deadline - time.monotonic()
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels"]
+    if importlib.util.find_spec("xdist") is not None:
+        command += ["-n", "8"]
+    told = Path(folder) / "pytest.txt"
+    with told.open("w") as file:
+        try:
+            done = subprocess.run(command, cwd=ROOT, stdout=file, stderr=file, timeout=left)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"pytest -m gpu was not done; {told} holds the beginning") from None
+    last = told.read_text().strip().splitlines()[-1:]
+    if done.returncode:
+        raise RuntimeError(f"see {told}: {' '.join(last)}")
+    return " ".join(last)
 
 
 def all_checks(folder: Path, deadline: float) -> list[Check]:
@@ -222,17 +242,28 @@ def all_checks(folder: Path, deadline: float) -> list[Check]:
                 compiles.append(
                     Check(name, "compile", function, (case, cell, dtype), (), TO_COMPILE, True)
                 )
-    quick = Check("quick benchmarks", "quick", f"{here}quick_suite", (str(folder), deadline))
     needs = tuple(check.name for check in exchanges)
-    quick = replace(quick, needs=needs, limit=math.inf, unless_hung=("exchange", "parity"))
+    quick, full, marked = (
+        Check(
+            name, group, f"{here}{function}", (*given, str(folder), deadline), needs, math.inf,
+            unless_hung=("exchange", "parity"),
+        )
+        for name, group, function, given in (
+            ("quick benchmarks", "quick", "suite", ("quick",)),
+            ("all benchmarks", "full", "suite", ("full",)),
+            ("pytest -m gpu", "tests", "tests", ()),
+        )
+    )  # fmt: skip
     rest = [check for check in parities if check not in first]
     chain = after_compiling(Check("crf", "crf", f"{here}crf", limit=TO_COMPILE))
     losses = [
-        after_compiling(Check(f"{name} {precision}", name, f"{here}{name}", (precision,), (), 60))
+        after_compiling(
+            Check(f"{name} {precision}", name, f"{here}{name}", (precision,), (), TO_COMPILE)
+        )
         for name in ("linear_cross_entropy",)
         for precision in ("bf16", "tf32", "fp16", "fp32")
     ]
-    return [*compiles, *exchanges, *first, quick, *rest, chain, *losses]
+    return [*compiles, *exchanges, *first, quick, *rest, chain, *losses, marked, full]
 
 
 def _measured(arguments: tuple[Any, ...]) -> bool:

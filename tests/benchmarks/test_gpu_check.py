@@ -223,7 +223,7 @@ def test_the_real_checks_come_in_an_order_that_serves_their_needs(tmp_path: Path
     names = [check.name for check in checks]
     assert len(set(names)) == len(names)
     groups = list(dict.fromkeys(check.group for check in checks))
-    others = ["crf", "linear_cross_entropy"]
+    others = ["crf", "linear_cross_entropy", "tests", "full"]
     assert groups == ["compile", "exchange", "parity", "parity alone", "quick", *others]
     for i, check in enumerate(checks):
         assert set(check.needs) <= set(names[:i])
@@ -233,7 +233,7 @@ def test_the_real_checks_come_in_an_order_that_serves_their_needs(tmp_path: Path
         assert waits == (check.limit == TO_RUN)
         assert not (waits and check.beside)
         assert bool(check.needs) == (check.group != "compile")
-        assert bool(check.unless_hung) == (check.group == "quick")
+        assert bool(check.unless_hung) == (check.group in ("quick", "tests", "full"))
     for check in checks:
         if check.group == "parity":
             other = "data" if "counter" in check.name else "counter"
@@ -436,18 +436,38 @@ def test_the_quick_benchmarks_get_what_time_is_left(
 
     monkeypatch.setattr(subprocess, "run", planted_run)
     deadline = time.monotonic() + gpu_check.TO_STOP + 100
-    gpu_check.quick_suite(str(tmp_path), deadline)
+    gpu_check.suite("quick", str(tmp_path), deadline)
     with pytest.raises(TimeoutError, match=r"quick-\w+\.json goes on with the next run"):
-        gpu_check.quick_suite(str(tmp_path), deadline)
+        gpu_check.suite("quick", str(tmp_path), deadline)
     with pytest.raises(RuntimeError, match="ended with 1"):
-        gpu_check.quick_suite(str(tmp_path), deadline)
+        gpu_check.suite("quick", str(tmp_path), deadline)
     with pytest.raises(TimeoutError, match="no time is left"):
-        gpu_check.quick_suite(str(tmp_path), time.monotonic() + 1)
+        gpu_check.suite("quick", str(tmp_path), time.monotonic() + 1)
     assert len(commands) == 3
     assert commands[0][1:4] == ["-m", "benchmarks", "--quick"]
     options = command._parser().parse_args(commands[0][3:])
     assert options.out == tmp_path / f"quick-{gpu_check.kernels()}.json"
     assert 90 <= options.budget <= 100
+
+
+def test_the_tests_for_gpus_are_run_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = "import sys; print('\\n9 passed, 1 failed'); sys.exit(len(sys.argv) - 1)"
+    run, given = subprocess.run, []
+
+    def planted_run(command: list[str], **options: Any) -> Any:
+        given.append(command)
+        ends = ["failed"] if len(given) > 1 else []
+        return run([sys.executable, "-c", python, *ends], **options)
+
+    monkeypatch.setattr(subprocess, "run", planted_run)
+    assert gpu_check.tests(str(tmp_path), soon()) == "9 passed, 1 failed"
+    with pytest.raises(RuntimeError, match=r"see .*pytest.txt: 9 passed, 1 failed"):
+        gpu_check.tests(str(tmp_path), soon())
+    with pytest.raises(TimeoutError, match="was not done"):
+        gpu_check.tests(str(tmp_path), soon(0.001))
+    assert given[0][1:6] == ["-m", "pytest", "-q", "-m", "gpu"]
 
 
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
