@@ -1,7 +1,8 @@
 """What no CPU can run is read off the compiled text: the rules that every kernel has to keep.
 
-`broken_rules` takes Triton's GPU dialect (TTGIR) and PTX as text. It needs no compiler, so that its
-tests can hand it kernels broken on purpose.
+`broken_rules` takes Triton's GPU dialect (TTGIR) and PTX as text, `longest_loop` the machine code
+that was made of them. They need no compiler, so that their tests can hand them kernels broken on
+purpose.
 """
 
 import re
@@ -32,6 +33,8 @@ _LAYOUT = re.compile(
 _RELEASE = re.compile(r"\b(?:atom|red)\b[\w.]*\.release[\w.]*")
 _ACQUIRE = re.compile(r"\b(?:ld|atom)\b[\w.]*\.acquire[\w.]*")
 _TENSOR_CORES = re.compile(r"\b(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync)")
+_INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", re.MULTILINE)
+_BRANCH = re.compile(r"\bBRA\b.*?0x([0-9a-f]+)")
 _POLL = re.compile(r"\bld\.volatile\.global(?:\.v(\d))?\.\w(\d+)")
 
 
@@ -248,3 +251,19 @@ def tensor_core_instructions(ptx: str) -> int:
 def poll_bits(ptx: str) -> tuple[int, ...]:
     """Widths of the polling loads, bits, falling; () where none polls."""
     return tuple(sorted({int(n or 1) * int(bits) for n, bits in _POLL.findall(ptx)}, reverse=True))
+
+
+def longest_loop(sass: str) -> list[str]:
+    """The instructions of the loop that has most of them; in kernels that loop over steps, a step.
+
+    Args:
+        sass: what `cuobjdump -sass` prints.
+    """
+    found = [(int(address, 16), text) for address, text in _INSTRUCTION.findall(sass)]
+    loops = [(0, 0)]
+    for address, text in found:
+        branch = _BRANCH.search(text)
+        if branch and int(branch[1], 16) < address:  # a branch to itself ends every kernel
+            loops.append((int(branch[1], 16), address))
+    first, last = max(loops, key=lambda loop: loop[1] - loop[0])
+    return [text for address, text in found if first <= address <= last] if last else []

@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from rnnkit_kernels import crf_kernels
-from rnnkit_kernels.assembly import broken_rules, poll_bits, tensor_core_instructions
+from rnnkit_kernels.assembly import broken_rules, longest_loop, poll_bits, tensor_core_instructions
 from rnnkit_kernels.cells import CELLS, Cell
 from rnnkit_kernels.recurrence import backward, forward, resident, stepping
 from rnnkit_kernels.recurrence.plan import A100, B200, H200, Device, Fallback, Mode, Plan, plan
@@ -116,6 +116,9 @@ class Resources:
         shared_memory: bytes per program.
         tensor_core_instructions: wgmma, tcgen05 and mma in the PTX.
         poll_bits: widths of the loads that poll for data, falling.
+        step_slots: instructions of the longest loop, a time step unless launched for each, that
+            one of the four schedulers of a multiprocessor issues for all its warps.
+        step_barriers: barriers of that loop.
         faults: spills, too much of anything, and the rules of `assembly.py` that it breaks.
     """
 
@@ -125,6 +128,8 @@ class Resources:
     shared_memory: int
     tensor_core_instructions: int
     poll_bits: tuple[int, ...]
+    step_slots: int
+    step_barriers: int
     faults: tuple[str, ...]
 
 
@@ -157,15 +162,19 @@ def source_of(
     )
 
 
-def registers_and_stack(cubin: bytes) -> tuple[int, int]:
-    """Registers and bytes of local memory per thread."""
-    cuobjdump = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+def cuobjdump(cubin: bytes, what: str) -> str:
+    """What the tool that comes with Triton prints of a compiled kernel."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.TemporaryDirectory() as folder:
         binary = os.path.join(folder, "kernel.cubin")
         Path(binary).write_bytes(cubin)
-        usage = subprocess.run(
-            [cuobjdump, "-res-usage", binary], capture_output=True, text=True, check=True
-        ).stdout
+        done = subprocess.run([tool, what, binary], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def registers_and_stack(cubin: bytes) -> tuple[int, int]:
+    """Registers and bytes of local memory per thread."""
+    usage = cuobjdump(cubin, "-res-usage")
     found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump printed no resource usage: {usage!r}")
@@ -300,6 +309,7 @@ def resources_of(
     if -(-registers // 8) * 8 * 32 * warps > 65_536:
         faults.append(f"{registers} registers in {warps} warps can't launch")
     ptx = compiled.asm["ptx"]
+    step = longest_loop(cuobjdump(compiled.asm["cubin"], "-sass"))
     return Resources(
         name,
         registers,
@@ -307,6 +317,8 @@ def resources_of(
         shared_memory,
         tensor_core_instructions(ptx),
         poll_bits(ptx),
+        len(step) * warps // 4,
+        sum(" BAR." in f" {instruction}" for instruction in step),
         tuple(faults),
     )
 
@@ -463,12 +475,13 @@ def report(
         f"`python -m rnnkit_kernels.audit`, triton {triton.__version__}, source `{source_hash()}`.",
         "Registers a thread; stack in bytes a thread, above zero a spill; shared memory in bytes",
         "a program; tensor-core instructions in the PTX; widths of the loads that poll, in bits;",
-        "gfx942: whether Triton's AMD backend compiles the plan and how much of that GPU's local",
-        "memory it takes, tried for a few.",
+        "of a step the instructions that one of four schedulers issues for all its warps, with one",
+        "vain look at memory, and its barriers; gfx942: whether Triton's AMD backend compiles the",
+        "plan and how much of that GPU's local memory it takes, tried for a few.",
         "",
         "| target | cell | H | dtype | B | members | kernel | registers | stack | shared memory "
-        "| tensor cores | polls | gfx942 |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| tensor cores | polls | instructions | barriers | gfx942 |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case, _, resources in sorted(rows, key=lambda row: str(row[0])):
         members = f"{case.members}{' layers' if case.wavefront else ''}"
@@ -478,7 +491,7 @@ def report(
             cells = (
                 case.target, case.cell, case.hidden, case.dtype, case.batch, members, found.kernel,
                 found.registers, found.stack, found.shared_memory, found.tensor_core_instructions,
-                polls, amd.get(case, "") if i == 0 else "",
+                polls, found.step_slots, found.step_barriers, amd.get(case, "") if i == 0 else "",
             )  # fmt: skip
             lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     lines += [

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from rnnkit_kernels.assembly import broken_rules, operations, poll_bits
+from rnnkit_kernels.assembly import broken_rules, longest_loop, operations, poll_bits
 
 SCRIPT = """
 import json
@@ -211,3 +211,21 @@ def test_names_are_looked_up_where_they_stand(kernels: dict[str, Kernel]) -> Non
     assert list(operations(text))[-1].pointers() == {"x", "y"}
     looped = [o for o in operations(kernels["data"].ttgir) if "isVolatile" in o.text]
     assert all({"y", "h0"} >= o.pointers() for o in looped)
+
+
+def test_the_longest_loop_is_found_in_machine_code() -> None:
+    lines = [
+        "IADD3 R1, R1, 0x1, RZ",
+        "BAR.SYNC.DEFER_BLOCKING 0x0",  # the outer loop begins here
+        "LDG.E R2, desc[UR4][R2.64]",  # and the inner one here
+        "@P0 BRA 0x20",
+        "@!P1 BRA 0x60",  # forward
+        "@P2 BRA 0x10",
+        "EXIT",
+        "BRA 0x70",  # to itself
+    ]
+    text = "\n".join(
+        f"        /*{16 * i:04x}*/    {line} ;   /* 0x00 */" for i, line in enumerate(lines)
+    )
+    assert longest_loop(text) == lines[1:6]
+    assert longest_loop("") == []
