@@ -379,7 +379,7 @@ def quick_cases() -> list[Case]:
     """A fixed list of at most 40 plans: every mode and cell, the limits, every precision."""
     cells = [cell for cell in CELLS if cell != "lstm"]
     return [
-        *(Case("lstm", hidden, mode="data") for hidden in (200, 300, 650, 1024, 1150, 1500, 1664)),
+        *(Case("lstm", hidden, mode="data") for hidden in (200, 300, 650, 1024, 1150, 1500, 1728)),
         *(Case("lstm", hidden, mode="counter", members=2) for hidden in (200, 1024)),
         *(Case(cell, 512, mode="data") for cell in cells),
         *(Case(cell, 512, mode="counter") for cell in ("gru_reset_before", "lstm_peephole")),

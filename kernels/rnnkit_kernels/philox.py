@@ -89,7 +89,7 @@ def dropout_tile(
     value = tl.load(x + at, mask=inside, other=0.0)
     if x.dtype.element_ty != tl.float64:
         # Compiled, a scalar argument has a dtype of its own, which would win.
-        value, scale = value.to(tl.float32), scale.to(tl.float32)
+        value, scale = value.to(tl.float32), tl.full((), scale, tl.float32)
     scaled = tl.where(kept, value * scale, 0.0)
     tl.store(out + at, scaled.to(out.dtype.element_ty), mask=inside)
 

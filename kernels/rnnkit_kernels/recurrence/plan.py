@@ -338,12 +338,13 @@ def plan(
     tiles = (cell, hidden, dtype, precision, device, batch > MANY_SEQUENCES)
     ahead, back = together_tiles(*tiles, False), together_tiles(*tiles, True)
     if isinstance(ahead, Tiles) and isinstance(back, Tiles):
-        programs = -(-hidden // min(ahead.block_h, back.block_h))
+        smaller = min(ahead.block_h, back.block_h)
+        programs = -(-hidden // smaller)
         groups = device.multiprocessors // programs
         turns = -(-(-(-batch // back.block_b) * members) // groups)
-        if mode == "counter" and back.block_h < 16:
+        if mode == "counter" and smaller < 16:
             return Fallback(
-                f"hidden size {hidden} takes programs of {back.block_h} units, which spill "
+                f"hidden size {hidden} takes programs of {smaller} units, which spill "
                 "registers where they meet by a counter: data as flag has room"
             )
         if mode in ("data", "counter"):
