@@ -116,8 +116,8 @@ class Resources:
         shared_memory: bytes per program.
         tensor_core_instructions: wgmma, tcgen05 and mma in the PTX.
         poll_bits: widths of the loads that poll for data, falling.
-        step_slots: instructions of the longest loop, a time step unless launched for each, that
-            one of the four schedulers of a multiprocessor issues for all its warps.
+        step_instructions: of the longest loop, a time step unless launched for each, what one of
+            the four schedulers of a multiprocessor issues for all its warps.
         step_barriers: barriers of that loop.
         faults: spills, too much of anything, and the rules of `assembly.py` that it breaks.
     """
@@ -128,7 +128,7 @@ class Resources:
     shared_memory: int
     tensor_core_instructions: int
     poll_bits: tuple[int, ...]
-    step_slots: int
+    step_instructions: int
     step_barriers: int
     faults: tuple[str, ...]
 
@@ -491,7 +491,8 @@ def report(
             cells = (
                 case.target, case.cell, case.hidden, case.dtype, case.batch, members, found.kernel,
                 found.registers, found.stack, found.shared_memory, found.tensor_core_instructions,
-                polls, found.step_slots, found.step_barriers, amd.get(case, "") if i == 0 else "",
+                polls, found.step_instructions, found.step_barriers,
+                amd.get(case, "") if i == 0 else "",
             )  # fmt: skip
             lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     lines += [
