@@ -178,7 +178,7 @@ def suite(kind: str, folder: str, deadline: float) -> None:
         raise RuntimeError(f"python -m benchmarks --{kind} ended with {done.returncode}")
 
 
-def tests(folder: str, deadline: float) -> str:
+def marked_tests(folder: str, deadline: float) -> str:
     """All tests that are marked gpu; what they print goes to FOLDER/pytest.txt."""
     left = deadline - time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "tests/kernels"]
@@ -251,7 +251,7 @@ def all_checks(folder: Path, deadline: float) -> list[Check]:
         for name, group, function, given in (
             ("quick benchmarks", "quick", "suite", ("quick",)),
             ("all benchmarks", "full", "suite", ("full",)),
-            ("pytest -m gpu", "tests", "tests", ()),
+            ("pytest -m gpu", "tests", "marked_tests", ()),
         )
     )  # fmt: skip
     rest = [check for check in parities if check not in first]

@@ -462,11 +462,11 @@ def test_the_tests_for_gpus_are_run_and_told(
         return run([sys.executable, "-c", python, *ends], **options)
 
     monkeypatch.setattr(subprocess, "run", planted_run)
-    assert gpu_check.tests(str(tmp_path), soon()) == "9 passed, 1 failed"
+    assert gpu_check.marked_tests(str(tmp_path), soon()) == "9 passed, 1 failed"
     with pytest.raises(RuntimeError, match=r"see .*pytest.txt: 9 passed, 1 failed"):
-        gpu_check.tests(str(tmp_path), soon())
+        gpu_check.marked_tests(str(tmp_path), soon())
     with pytest.raises(TimeoutError, match="was not done"):
-        gpu_check.tests(str(tmp_path), soon(0.001))
+        gpu_check.marked_tests(str(tmp_path), soon(0.001))
     assert given[0][1:6] == ["-m", "pytest", "-q", "-m", "gpu"]
 
 
