@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from rnnkit.terminal import Parser
+from rnnkit.screen.terminal import Parser
 
 from . import machine, report, tune
 from .cases import CASES, DTYPES, MODES, NAMES, QUICK, select

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnkit.data.translation import BEGIN, END
 from rnnkit.decoding import BeamSearch, GreedySearch, select_rows
 from rnnkit.decoding.beam import gnmt_penalty
-from rnnkit.tasks import Translation
+from rnnkit.translation import Translation
+from rnnkit.translation.data import BEGIN, END
 
 from .end_to_end import figures_of, synchronize
 from .progress import Progress

@@ -1,8 +1,8 @@
 """Whole trainings: rnnkit's side against what one would write with PyTorch alone.
 
 A language model: `LanguageModel` under Lightning as `rnnkit fit` runs it, with its callbacks, CSV
-and progress bar, against the loop of tests/tasks/plain_language_model.py, from the same parameters
-on the same windows in the same order. A tagger: see `tagger.py`; decoding: see `decoding.py`.
+and progress bar, against the loop of tests/language_modeling/plain_language_model.py, from the same
+parameters on the same windows in the same order. A tagger: `tagger.py`; decoding: `decoding.py`.
 
 The two sides take turns, some steps each, so that a machine that is busy for a while is so for
 both. Parity comes before speed: their losses have to agree. Sharing a process, they also share its
@@ -30,8 +30,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from rnnkit.terminal import Parser
-from rnnkit.training import run
+from rnnkit.screen.terminal import Parser
+from rnnkit.training.command import run
 
 from . import machine
 

@@ -156,7 +156,7 @@ def compile_quick(name: str, cell: str, dtype: str) -> None:
 
 def kernels() -> str:
     """A hash of the kernels' sources."""
-    from rnnkit_kernels import audit
+    from rnnkit_kernels.audit import audit
 
     return audit.source_hash()
 

@@ -22,14 +22,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rnnkit.data.language_modeling import LanguageModelingData
 from rnnkit.data.registry import DataError
-from rnnkit.data.windows import IGNORED, Window
+from rnnkit.language_modeling.data import LanguageModelingData
+from rnnkit.language_modeling.task import OUTPUTS, LanguageModel
+from rnnkit.language_modeling.windows import IGNORED, Window
 from rnnkit.nn.sampled_softmax import SampledSoftmax
 from rnnkit.nn.softmax import CountedOutputLayer
 from rnnkit.nn.truncation import State, map_state
-from rnnkit.tasks.language_modeling import OUTPUTS, LanguageModel
-from rnnkit.terminal import Parser
+from rnnkit.screen.terminal import Parser
 
 from . import clock, machine
 from .end_to_end import synchronize

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from rnnkit_kernels.dispatch import MARGIN
+from rnnkit_kernels.dispatch.tables import MARGIN
 
 from .cases import Case
 

@@ -1,4 +1,4 @@
-"""A tagger in training: `rnnkit.tasks.Tagger` against the same model on nn.LSTM and pytorch-crf.
+"""A tagger in training: `rnnkit.tagging.Tagger` against the same model on nn.LSTM and pytorch-crf.
 
 Both read the same batches, distinct words once, from the same parameters; the plain side packs
 sequences of different lengths, as one does with torch.nn, and has torchcrf's CRF. Forward, backward
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rnnkit.data.tagging import TaggedSentences, TaggingData
-from rnnkit.data.words import Sentences
 from rnnkit.nn.characters import CharacterLSTM
-from rnnkit.tasks.tagging import Tagger
+from rnnkit.tagging.data import TaggedSentences, TaggingData
+from rnnkit.tagging.task import Tagger
+from rnnkit.tagging.words import Sentences
 
 from .end_to_end import AGREEMENT, agreeing, figures_of, synchronize
 from .progress import Progress

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rnnkit_kernels import dispatch
+from rnnkit_kernels.dispatch import tables
 
 from .cases import CASES, Case
 from .peers.rnnkit_layers import KERNELS
@@ -18,7 +18,7 @@ STEPS = 128
 
 
 def grid() -> list[Case]:
-    """The named cases, then shapes so close that `dispatch.FARTHEST` leaves no gap between them.
+    """The named cases, then shapes so close that `tables.FARTHEST` leaves no gap between them.
 
     One layer in one direction first: most layers are that. Lengths are those of dense input: a
     layer's speed on ragged input is taken for the same.
@@ -35,7 +35,7 @@ def grid() -> list[Case]:
     return found
 
 
-def entries(results: Results) -> Iterator[dispatch.Entry]:
+def entries(results: Results) -> Iterator[tables.Entry]:
     """One entry for each case, cell and dtype that has a time for torch.nn and for a kernel."""
     found: dict[tuple[str, str, str], list[Record]] = {}
     for record in results.records:
@@ -50,10 +50,8 @@ def entries(results: Results) -> Iterator[dispatch.Entry]:
             engine = "torch" if record.peer == BASELINE else record.peer.removeprefix("rnnkit ")
             times[record.mode][engine] = record.median
         if all("torch" in of_mode and len(of_mode) > 1 for of_mode in times.values()):
-            shape = dispatch.Shape(
-                cell, dtype, case.hidden, case.batch, case.layers, case.directions
-            )
-            yield dispatch.Entry(shape, case.steps, times["inference"], times["train"])
+            shape = tables.Shape(cell, dtype, case.hidden, case.batch, case.layers, case.directions)
+            yield tables.Entry(shape, case.steps, times["inference"], times["train"])
 
 
 def write(results: Results, folder: Path | None = None) -> Path:
@@ -69,7 +67,7 @@ def write(results: Results, folder: Path | None = None) -> Path:
     Raises:
         ValueError: the results are not from a GPU, or hold no shape that can be decided.
     """
-    from rnnkit_kernels import audit  # imports triton
+    from rnnkit_kernels.audit import audit  # imports triton
 
     capability = results.machine.get("capability")
     if capability is None:
@@ -83,9 +81,9 @@ def write(results: Results, folder: Path | None = None) -> Path:
     versions = {"kernels": audit.source_hash()}
     for name in ("torch", "triton", "cudnn", "driver"):
         versions[name] = str(machine.get(name, "unknown"))
-    table = dispatch.Table(machine["device"], versions, found)
+    table = tables.Table(machine["device"], versions, found)
     chosen = os.environ.get("RNNKIT_DISPATCH_DIR")
-    folder = folder or (Path(chosen) if chosen else dispatch.SHIPPED)
+    folder = folder or (Path(chosen) if chosen else tables.SHIPPED)
     path = folder / f"sm_{capability.replace('.', '')}.json"
     table.save(path)
     return path

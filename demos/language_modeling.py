@@ -22,9 +22,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rnnkit.decoding.sampling import Sampler
-from rnnkit.generate import Writer
-from rnnkit.ngram import InterpolatedKneserNey, UnigramModel
-from rnnkit.training import run
+from rnnkit.language_modeling.generate import Writer
+from rnnkit.language_modeling.ngram import InterpolatedKneserNey, UnigramModel
+from rnnkit.training.command import run
 
 CONFIG = Path(__file__).parents[1] / "configs" / "lm" / "python_docs.yaml"
 

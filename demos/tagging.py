@@ -21,10 +21,10 @@ os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 from rich.console import Console
 
 from rnnkit.cli import main as rnnkit
-from rnnkit.data.announcements import announcements
-from rnnkit.data.columns import Sentence
 from rnnkit.metrics import EntityF1
-from rnnkit.tag import EntityTagger, coloured, colours_of
+from rnnkit.tagging.announcements import announcements
+from rnnkit.tagging.columns import Sentence
+from rnnkit.tagging.tag import EntityTagger, coloured, colours_of
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tagging" / "announcements.yaml"
 RUNS = Path("runs") / "announcements"

@@ -17,9 +17,9 @@ from pathlib import Path
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 
 from rnnkit.cli import main as rnnkit
-from rnnkit.data.translation import TranslationData
-from rnnkit.pictures import draw_attention
-from rnnkit.translate import Translator
+from rnnkit.screen.pictures import draw_attention
+from rnnkit.translation.data import TranslationData
+from rnnkit.translation.translate import Translator
 
 CONFIG = Path(__file__).parents[1] / "configs" / "translation" / "dates.yaml"
 RUNS = Path("runs") / "dates"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rnnkit.data.registry import DataError
-from rnnkit.terminal import sentence, visible
+from rnnkit.screen.terminal import sentence, visible
 
 _HELP = """\
 usage: rnnkit COMMAND ...
@@ -127,50 +127,52 @@ def _fail(command: str, reason: str, error: Exception) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from rnnkit.training import run  # imports Lightning: seconds that `rnnkit data` need not wait
+    from rnnkit.training.command import (
+        run,  # imports Lightning: seconds that `rnnkit data` need not wait
+    )
 
     run(arguments)
     return 0
 
 
 def _study(arguments: list[str]) -> int:
-    from rnnkit.study import main as study
+    from rnnkit.training.study import main as study
 
     return study(arguments[1:])
 
 
 def _generate(arguments: list[str]) -> int:
-    from rnnkit.generate import main as generate
+    from rnnkit.language_modeling.generate import main as generate
 
     return generate(arguments[1:])
 
 
 def _score(arguments: list[str]) -> int:
-    from rnnkit.score import main as score
+    from rnnkit.language_modeling.score import main as score
 
     return score(arguments[1:])
 
 
 def _plot(arguments: list[str]) -> int:
-    from rnnkit.plot import main as plot
+    from rnnkit.training.plot import main as plot
 
     return plot(arguments[1:])
 
 
 def _translate(arguments: list[str]) -> int:
-    from rnnkit.translate import main as translate
+    from rnnkit.translation.translate import main as translate
 
     return translate(arguments[1:])
 
 
 def _tag(arguments: list[str]) -> int:
-    from rnnkit.tag import main as tag
+    from rnnkit.tagging.tag import main as tag
 
     return tag(arguments[1:])
 
 
 def _data(arguments: list[str]) -> int:
-    from rnnkit.data.commands import main as data
+    from rnnkit.data.command import main as data
 
     return data(arguments[1:])
 

@@ -9,6 +9,8 @@ the variable is unset, as it is for users.
 import importlib
 import os
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -33,11 +35,53 @@ if not HAS_GPU:
         "recurrence.exchange",
         "recurrence.forward",
         "recurrence.backward",
-        "crf_kernels",
-        "vocabulary_tiles",
+        "crf.kernels",
+        "vocabulary.tiles",
     ):
         importlib.import_module(f"rnnkit_kernels.{_module}")
     if _before is None:
         del os.environ["TRITON_INTERPRET"]
     else:
         os.environ["TRITON_INTERPRET"] = _before
+
+WORDS = ["the", "a", "cat", "dog", "bird", "sees", "hears", "likes", "under", "mat", "tree"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Threads only wait for each other in models as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder with the real corpora."""
+    folder = os.environ.get("RNNKIT_DATA_DIR")
+    if not folder:
+        pytest.skip("RNNKIT_DATA_DIR is not set")
+    return Path(folder)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, and no RNNKIT_DATA_DIR."""
+    folder = tmp_path / "cache"
+    monkeypatch.setattr("pooch.os_cache", lambda name: folder / name)
+    monkeypatch.delenv("RNNKIT_DATA_DIR", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return folder / "rnnkit"
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with about 1,000 tokens of training text, 160 of validation, 160 of test."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = torch.Generator().manual_seed(0)
+    for name, lines in (("train", 125), ("valid", 20), ("test", 20)):
+        ids = torch.randint(len(WORDS), (lines, 7), generator=generator).tolist()
+        text = "\n".join(" ".join(WORDS[i] for i in line) for line in ids)
+        (folder / f"{name}.txt").write_text(text + "\n")
+    return str(folder)

@@ -37,7 +37,8 @@ class Mutation:
     Attributes:
         name: what it does.
         file: below kernels/rnnkit_kernels.
-        tests: those that are to fail, "module::rest" for tests/kernels/test_module.py::test_rest.
+        tests: those that are to fail, "module::rest" for test_rest of the test_module.py that
+            lies below tests/kernels.
         old, new: what is replaced, and by what.
         which: occurrence of `old` to replace, and how often it occurs.
     """
@@ -65,8 +66,8 @@ STEPPING, RESIDENT, TILES = (f"recurrence/{name}.py" for name in ("stepping", "r
 EXCHANGE, LAYOUT = (f"recurrence/{name}.py" for name in ("exchange", "layout"))
 PRODUCTS, FORWARD, BACKWARD = (f"recurrence/{n}.py" for n in ("products", "forward", "backward"))
 
-CRF_LOOPS, CRF_KERNELS = "crf_loops.py", "crf_kernels.py"
-WORDS, WORD_TILES = "linear_cross_entropy.py", "vocabulary_tiles.py"
+CRF_LOOPS, CRF_KERNELS = "crf/loops.py", "crf/kernels.py"
+WORDS, WORD_TILES = "vocabulary/linear_cross_entropy.py", "vocabulary/tiles.py"
 
 LATE = ("meeting::a_late_program_is_waited_for[lstm-counter-0-18]",)
 LATE_DATA = ("meeting::a_late_program_is_waited_for[lstm-data-1-3]",)
@@ -298,13 +299,13 @@ MUTATIONS = [Mutation(*entry) for entry in (
     ("the c that zoneout leaves is not what is kept", TILES, zoned("lstm", "launch"),
      "tl.store(state_row + at, result[1], mask=live)",
      "tl.store(state_row + at, computed[1], mask=live)"),
-    ("gates are computed again from h, not the h before", "ops.py",
+    ("gates are computed again from h, not the h before", "ops/recurrence.py",
      ("recurrence::gates_computed_again_give_the_gradients[lstm-launch]",),
      "operand = rows.before(y[:, m], h0[m], reverse)", "operand = y[:, m]"),
-    ("a tile takes its random words in another order", "philox.py",
+    ("a tile takes its random words in another order", "random/philox.py",
      ("dropout::a_tile_in_triton_equals_the_definition[0.5]",),
      "tl.where(lane == 0, a, b)", "tl.where(lane == 0, b, a)"),
-    ("dropout takes its random words in another order", "philox.py",
+    ("dropout takes its random words in another order", "random/philox.py",
      ("dropout::the_kernel_equals_the_definition[dense-dtype1]",),
      "tl.join(tl.join(a, c), tl.join(b, d))", "tl.join(tl.join(a, b), tl.join(c, d))"),
     # Cells.
@@ -403,7 +404,8 @@ MUTATIONS = [Mutation(*entry) for entry in (
 def node(test: str) -> str:
     """What pytest calls a test of `Mutation.tests`."""
     module, rest = test.split("::", 1)
-    return f"tests/kernels/test_{module}.py::test_{rest}"
+    (file,) = ROOT.glob(f"tests/kernels/**/test_{module}.py")
+    return f"{file.relative_to(ROOT).as_posix()}::test_{rest}"
 
 
 def copy(source: Path, target: Path) -> None:

@@ -16,9 +16,11 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
-from rnnkit_kernels import crf as linear_chain
 from rnnkit_kernels import reference
-from rnnkit_kernels.backend import (
+from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.cpu.padded_lstm import padded_lstm, suits
+from rnnkit_kernels.crf.log_partition import log_partition
+from rnnkit_kernels.dispatch.choice import (
     BACKENDS,
     PLAIN,
     Backend,
@@ -28,17 +30,15 @@ from rnnkit_kernels.backend import (
     choose,
     compute_dtype,
 )
-from rnnkit_kernels.cells import CELLS
-from rnnkit_kernels.dropout import STREAMS
-from rnnkit_kernels.dropout import dropout as _dropout
-from rnnkit_kernels.linear_cross_entropy import loss as _loss_of_logits
-from rnnkit_kernels.ops import recurrence
-from rnnkit_kernels.padded_lstm import padded_lstm, suits
+from rnnkit_kernels.ops.recurrence import recurrence
+from rnnkit_kernels.ops.shortage import is_shortage
+from rnnkit_kernels.ops.stack import stack, wavefront_plan
+from rnnkit_kernels.random.dropout import STREAMS
+from rnnkit_kernels.random.dropout import dropout as _dropout
 from rnnkit_kernels.recurrence.plan import Device, Plan
 from rnnkit_kernels.recurrence.rows import Rows
 from rnnkit_kernels.reference import gru_reset_before
-from rnnkit_kernels.shortage import is_shortage
-from rnnkit_kernels.stack import stack, wavefront_plan
+from rnnkit_kernels.vocabulary.linear_cross_entropy import loss as _loss_of_logits
 
 __all__ = [
     "BACKENDS",
@@ -247,7 +247,7 @@ def crf(
             f"{tuple(end.shape)}"
         )
     lengths = _checked_lengths(lengths, emissions, 1).to(emissions.device)
-    return linear_chain.log_partition(emissions, transitions, start, end, lengths, backend)
+    return log_partition(emissions, transitions, start, end, lengths, backend)
 
 
 def linear_cross_entropy(

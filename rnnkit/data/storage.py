@@ -18,7 +18,7 @@ import requests
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnnkit.data.registry import DATASETS, DataError, DataFile, Dataset
-from rnnkit.terminal import visible
+from rnnkit.screen.terminal import visible
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from rnnkit.data.files import readable
 from rnnkit.data.registry import DataError
-from rnnkit.terminal import visible
+from rnnkit.screen.terminal import visible
 
 # Smaller files are read in a second or two.
 _BAR_BYTES = 32 * 2**20

@@ -115,7 +115,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from benchmarks import floor, floor_kernels
-from rnnkit_kernels import assembly, audit
+from rnnkit_kernels.audit import assembly, audit
 
 def compiled(kernel, pointers, **constants):
     options = floor_kernels.options_of(**constants)

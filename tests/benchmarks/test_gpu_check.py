@@ -371,7 +371,7 @@ def test_parity_notices_what_is_wrong(interpreted: None, monkeypatch: pytest.Mon
 
 
 def test_the_crf_is_checked(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.kernels.test_crf import Problem
+    from tests.kernels.crf.test_crf import Problem
 
     gpu_check.crf()
     run_problem = Problem.run

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from benchmarks.command import main
 from benchmarks.output_layers import Side
-from rnnkit.data.language_modeling import LanguageModelingData
+from rnnkit.language_modeling.data import LanguageModelingData
 
 
 @pytest.fixture(scope="module", autouse=True)

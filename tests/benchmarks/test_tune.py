@@ -8,8 +8,8 @@ import pytest
 from benchmarks import tune
 from benchmarks.cases import CASES
 from benchmarks.results import BASELINE, Record, Results
-from rnnkit_kernels import dispatch
-from rnnkit_kernels.dispatch import Shape, Table
+from rnnkit_kernels.dispatch import tables
+from rnnkit_kernels.dispatch.tables import Shape, Table
 from tests.benchmarks.planted import record, results
 
 
@@ -60,13 +60,13 @@ def test_the_table_goes_where_auto_looks_first(
 ) -> None:
     monkeypatch.setenv("RNNKIT_DISPATCH_DIR", str(tmp_path))
     shape = Shape("lstm", "bf16", 300, 12)
-    assert dispatch.lookup(90, shape) is None
+    assert tables.lookup(90, shape) is None
     assert tune.write(on_gpu(*measured("odd", torch=2.0, data=1.0))).parent == tmp_path
-    found = dispatch.lookup(90, shape)
+    found = tables.lookup(90, shape)
     assert found is not None
     assert found[0] == "a GPU"
     monkeypatch.delenv("RNNKIT_DISPATCH_DIR")
-    assert dispatch.lookup(90, shape) != found
+    assert tables.lookup(90, shape) != found
 
 
 def test_a_cpu_has_no_table() -> None:
@@ -81,7 +81,7 @@ def test_no_usual_shape_lies_between_the_points_of_the_grid(layers: int, directi
         for batch in (1, 3, 12, 20, 60, 80, 130, 250, 512):
             shape = Shape("lstm", "bf16", hidden, batch, layers, directions)
             distance = min(shape.doublings(point) for point in points)
-            assert distance <= dispatch.FARTHEST, shape
+            assert distance <= tables.FARTHEST, shape
     assert math.isinf(points[0].doublings(Shape("gru", "bf16", 64, 1)))
 
 

@@ -3,10 +3,10 @@ import math
 
 import pytest
 import torch
-from table_models import Chain, TableModel, plain_beam_search, rescored
 
 from rnnkit.decoding import BeamSearch
 from rnnkit.decoding.beam import gnmt_penalty
+from tests.decoding.table_models import Chain, TableModel, plain_beam_search, rescored
 
 BEGIN = torch.tensor([4])
 A, B, C, EOS = range(4)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rnnkit.decoding import BeamSearch, GreedySearch, Sampler
-from rnnkit.tasks import LanguageModel
+from rnnkit.language_modeling.task import LanguageModel
 
 END = 3
 

@@ -3,7 +3,7 @@ import torch
 
 from rnnkit.decoding import BeamSearch, GreedySearch, Sampler
 from rnnkit.decoding.lines import LinesOf
-from rnnkit.tasks import LanguageModel
+from rnnkit.language_modeling.task import LanguageModel
 
 END, V = 0, 5
 

@@ -4,9 +4,9 @@ from collections import Counter as Counts
 
 import pytest
 import torch
-from table_models import Chain, TableModel, rescored
 
 from rnnkit.decoding import Sampler
+from tests.decoding.table_models import Chain, TableModel, rescored
 
 
 class Counter:

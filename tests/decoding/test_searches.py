@@ -5,9 +5,9 @@ from itertools import chain
 
 import pytest
 import torch
-from table_models import Chain, TableModel, rescored
 
 from rnnkit.decoding import BeamSearch, GreedySearch, Sampler
+from tests.decoding.table_models import Chain, TableModel, rescored
 
 END = 2
 SEARCHES = {

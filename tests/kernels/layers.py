@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rnnkit_kernels import ops, reference
+from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.ops import recurrence as ops
 from rnnkit_kernels.recurrence.rows import Rows
 
 BAND = 8  # units in the last place of the largest value, beside twice the plain loop's own error

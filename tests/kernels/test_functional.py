@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnkit_kernels import functional, ops
-from rnnkit_kernels.backend import choose
+from rnnkit_kernels import functional
+from rnnkit_kernels.dispatch.choice import choose
+from rnnkit_kernels.ops import recurrence as ops
 from rnnkit_kernels.recurrence import backward, forward
 from tests.kernels.layers import random_layer
 

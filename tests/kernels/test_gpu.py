@@ -24,11 +24,13 @@ import triton
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from rnnkit_kernels import backend, functional, ops
+from rnnkit_kernels import functional
 from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.dispatch import choice
+from rnnkit_kernels.ops import recurrence as ops
+from rnnkit_kernels.ops.stack import stack, wavefront_plan
 from rnnkit_kernels.recurrence import exchange, plan, resident, stepping
 from rnnkit_kernels.recurrence.rows import Rows
-from rnnkit_kernels.stack import stack, wavefront_plan
 from tests.kernels import layers
 from tests.kernels.layers import (
     Layer,
@@ -432,7 +434,7 @@ def plan_as(patch: pytest.MonkeyPatch, mode: str) -> None:
     def planned(*given: Any, **options: Any) -> Any:
         return plan.plan(*given, **{**options, "mode": mode})
 
-    patch.setattr(backend, "plan", planned)
+    patch.setattr(choice, "plan", planned)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -11,22 +11,22 @@ from typing import Any
 import requests
 from hypothesis import strategies as st
 
-from rnnkit import study
 from rnnkit.cli import main
-from rnnkit.terminal import UNSAFE
-from rnnkit.training import TrainingCLI
+from rnnkit.screen.terminal import UNSAFE
+from rnnkit.training import study
+from rnnkit.training.command import TrainingCLI
 from tests.soak.inputs import folder, hostile_text, small_checkpoint, write
 
 CONFIG = """\
 seed_everything: 0
 data:
-  class_path: rnnkit.data.language_modeling.LanguageModelingData
+  class_path: rnnkit.language_modeling.LanguageModelingData
   init_args:
     corpus: corpus
     batch_size: 4
     window: 10
 model:
-  class_path: rnnkit.tasks.LanguageModel
+  class_path: rnnkit.language_modeling.LanguageModel
   init_args:
     embedding_size: 8
     hidden_size: 8

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-import rnnkit.training  # noqa: F401  # what a child need not import again
+import rnnkit.training.command  # noqa: F401  # what a child need not import again
 from rnnkit.cli import main
 
 

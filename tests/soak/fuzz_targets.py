@@ -14,20 +14,20 @@ from typing import Any, NamedTuple
 import torch
 from hypothesis import strategies as st
 
-from rnnkit.callbacks.checkpoint_io import CheckpointError, read_checkpoint
-from rnnkit.data import ghazals
-from rnnkit.data.columns import read_columns
-from rnnkit.data.parallel import read_lines, read_pairs
 from rnnkit.data.registry import DataError
 from rnnkit.data.schemes import SCHEMES, Entity, convert, detect, entities, lenient, to_tags
 from rnnkit.data.schemes import violations as violations_of
-from rnnkit.data.tagged import read_tagged
-from rnnkit.data.text import Tokenizer, read_corpus
 from rnnkit.data.vectors import read_vectors
 from rnnkit.data.vocabulary import UNKNOWN, Vocabulary
 from rnnkit.decoding import BeamSearch
-from rnnkit.terminal import ISOLATE, POP, UNSAFE, couplets, for_terminal, json_line, sentence
-from rnnkit.terminal import visible as visible_of
+from rnnkit.language_modeling import ghazals
+from rnnkit.language_modeling.corpora import Tokenizer, read_corpus
+from rnnkit.screen.terminal import ISOLATE, POP, UNSAFE, couplets, for_terminal, json_line, sentence
+from rnnkit.screen.terminal import visible as visible_of
+from rnnkit.tagging.columns import read_columns
+from rnnkit.tagging.corpora import read_tagged
+from rnnkit.training.callbacks.checkpoint_io import CheckpointError, read_checkpoint
+from rnnkit.translation.corpora import read_lines, read_pairs
 from tests.decoding.table_models import PRIME, TableModel, plain_beam_search
 from tests.soak.commands import check_command, check_configuration, command_lines, config_edits
 from tests.soak.inputs import folder, hostile_text, small_checkpoint, word, write

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from rnnkit.callbacks.checkpoint_io import AtomicCheckpointIO
+from rnnkit.training.callbacks.checkpoint_io import AtomicCheckpointIO
 
 
 @functools.cache

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from rnnkit.callbacks.checkpoint_io import read_checkpoint
 from rnnkit.cli import main as rnnkit
-from tests.cli.small_tasks import TASKS
+from rnnkit.training.callbacks.checkpoint_io import read_checkpoint
+from tests.small_tasks import TASKS
 from tests.soak.forked import command, fork, wait
 
 MOST_KILLS = 3  # of one chain of runs

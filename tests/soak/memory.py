@@ -23,8 +23,8 @@ import torch
 from lightning.pytorch import Callback
 
 from rnnkit.cli import main as rnnkit
-from rnnkit.tasks import Translation
-from tests.cli.small_tasks import language_model, tagging
+from rnnkit.translation.task import Translation
+from tests.small_tasks import language_model, tagging
 from tests.soak.forked import fork, wait
 
 SAMPLES = 80

@@ -1,0 +1,1 @@
+"""Compile the kernels ahead of time, without a GPU, and judge what comes out."""

@@ -1,0 +1,1 @@
+"""The partition function of a linear-chain CRF: loops in PyTorch, kernels in Triton."""

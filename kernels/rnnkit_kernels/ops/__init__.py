@@ -1,0 +1,1 @@
+"""The recurrence as torch operators: opaque to `torch.compile`, differentiable twice."""

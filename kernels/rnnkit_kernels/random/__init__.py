@@ -1,0 +1,1 @@
+"""Random masks that depend on nothing but seed, layer, step, sequence and feature."""

@@ -1,0 +1,1 @@
+"""Screen: what stands on a terminal and in a picture."""

@@ -1,0 +1,253 @@
+"""Tagged corpora: from a name or a path to three lists of sentences in one scheme.
+
+A corpus is a folder with a file each for training, validation and test: a word a line with its tag
+in a column, a blank line between sentences, as CoNLL has them. Or it is the name of a dataset.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from rnnkit.data import storage
+from rnnkit.data.registry import DATASETS, DataError
+from rnnkit.data.schemes import (
+    SCHEMES,
+    Scheme,
+    detect,
+    entities,
+    lenient,
+    to_tags,
+    violations,
+)
+from rnnkit.screen.terminal import UNSAFE, visible
+from rnnkit.tagging.announcements import announcements
+from rnnkit.tagging.columns import Sentence, read_columns
+
+_log = logging.getLogger(__name__)
+
+BUILT_IN = "announcements"
+"""Name of the corpus that every machine can make."""
+
+# A part of a file's name, between dots, hyphens and underscores, that tells which split it is.
+_SPLITS = {
+    "train": "train",
+    "valid": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "testa": "valid",
+    "test": "test",
+    "testb": "test",
+}
+_LAYOUT = (
+    "a tagged corpus is a folder with three files in whose names train, valid (or dev, testa) and "
+    "test (or testb) stand by themselves, as in train.txt or eng.testa"
+)
+
+# Sentences of each split, and what to call their place in an error.
+_Splits: TypeAlias = dict[str, tuple[str, list[Sentence]]]
+
+# Sentences and entities, for copies differ in what stands between the sentences.
+_KNOWN = {"conll2003": {"train": (14_041, 23_499), "valid": (3_250, 5_942), "test": (3_453, 5_648)}}
+
+
+@dataclass(frozen=True)
+class TaggedCorpus:
+    """The sentences of a corpus, with their tags in one scheme.
+
+    Attributes:
+        train: Training sentences.
+        valid: Validation sentences.
+        test: Test sentences.
+        types: Types of the entities in the training sentences, in alphabetical order.
+    """
+
+    train: list[Sentence]
+    valid: list[Sentence]
+    test: list[Sentence]
+    types: list[str]
+
+
+def read_tagged(
+    corpus: str,
+    scheme: Scheme,
+    *,
+    file_scheme: Scheme | None = None,
+    fix: bool = False,
+    word_column: int = 0,
+    tag_column: int = -1,
+    separator: str | None = None,
+) -> TaggedCorpus:
+    """Read or make a tagged corpus.
+
+    Args:
+        corpus: announcements, built in; a tagging dataset (conll2003); or the path of a folder. A
+            name wins over a folder of that name: write `./conll2003` for the folder.
+        scheme: Scheme of the tags in the result.
+        file_scheme: Scheme of the tags in the files; None: the one that they all fit.
+        fix: Read tags that break `file_scheme` as conlleval does, and warn how many there are.
+        word_column: Column of the words, from 0; negative: from the right.
+        tag_column: Column of the tags.
+        separator: What stands between columns; None: blanks or tabs.
+
+    Raises:
+        DataError: There is no such corpus, a file is missing or makes no sense, a tag breaks the
+            scheme and is not to be fixed, a validation or test tag has a type that no training
+            tag has, or a known corpus has other counts than it should.
+    """
+    splits = _read(corpus, word_column, tag_column, separator)
+    _check_tags(splits)
+    if file_scheme is None:
+        file_scheme = _detect(corpus, splits)
+    broken = 0
+    parts: dict[str, list[Sentence]] = {}
+    for name, (place, sentences) in splits.items():
+        part = []
+        for sentence in sentences:
+            faults = violations(sentence.tags, file_scheme)
+            if faults and not fix:
+                raise DataError(
+                    f"{place}, line {sentence.line + faults[0].position}: {faults[0].reason}; "
+                    "fix: true reads such tags as conlleval does"
+                )
+            broken += len(faults)
+            found = lenient(sentence.tags) if faults else entities(sentence.tags, file_scheme)
+            tags = to_tags(found, len(sentence.words), scheme)
+            part.append(sentence._replace(tags=tags))
+        parts[name] = part
+    if broken:
+        _log.warning(
+            "Note: %d tags of %s break %s and are read as conlleval does (fix).",
+            *(broken, visible(corpus), file_scheme),
+        )
+    if corpus in _KNOWN:
+        _check_counts(corpus, parts, scheme)
+    types = sorted({one.type for each in parts["train"] for one in entities(each.tags, scheme)})
+    if not types:
+        raise DataError(f"{splits['train'][0]} holds no entity: every tag is O")
+    for name, (place, _) in splits.items():
+        for sentence in parts[name]:
+            for one in entities(sentence.tags, scheme):
+                if one.type not in types:
+                    raise DataError(
+                        f"{place}, line {sentence.line + one.start}: no training tag has the type "
+                        f"{one.type}, which a model can't learn then; its types are "
+                        f"{', '.join(types)}"
+                    )
+    return TaggedCorpus(parts["train"], parts["valid"], parts["test"], types)
+
+
+def _read(corpus: str, word_column: int, tag_column: int, separator: str | None) -> _Splits:
+    if corpus == BUILT_IN:
+        names = ("train", "valid", "test")
+        parts = zip(names, announcements(), strict=True)
+        return {name: (f"{corpus} ({name})", sentences) for name, sentences in parts}
+    return {
+        name: (str(path), read_columns(path, word_column, tag_column, separator))
+        for name, path in tagged_files(corpus).items()
+    }
+
+
+def tagged_files(corpus: str) -> dict[str, Path]:
+    """The files of a corpus: `train`, `valid` and `test`.
+
+    Raises:
+        DataError: There is no such dataset or folder, or a part is missing or there twice.
+    """
+    if corpus in DATASETS:
+        if DATASETS[corpus].task != "tagging":
+            raise DataError(
+                f"{corpus} is a dataset for {DATASETS[corpus].task}, not for tagging: choose from "
+                f"{_names()}, or give the path of a folder"
+            )
+        files: Mapping[str, Path] = storage.fetch(corpus)
+    else:
+        path = Path(corpus).expanduser()
+        if not path.is_dir():
+            raise DataError(
+                f"there is no tagged corpus {corpus!r}: choose from {_names()}, or give the path "
+                f"of a folder (looked for {path.absolute()})"
+            )
+        files = {file.name: file for file in sorted(path.iterdir()) if file.is_file()}
+    parts: dict[str, Path] = {}
+    for name, path in files.items():
+        splits = {_SPLITS[part] for part in re.split(r"[._-]", name) if part in _SPLITS}
+        if len(splits) > 1:
+            raise DataError(
+                f"{corpus} has a file for {' and '.join(sorted(splits))} at once: {name}"
+            )
+        for split in splits:
+            if split in parts:
+                raise DataError(f"{corpus} has two files for {split}: {parts[split].name}, {name}")
+            parts[split] = path
+    missing = [split for split in ("train", "valid", "test") if split not in parts]
+    if missing:
+        found = ", ".join(files) or "no file"
+        raise DataError(f"{corpus} has {found} but lacks {', '.join(missing)}: {_LAYOUT}")
+    return {split: parts[split] for split in ("train", "valid", "test")}
+
+
+def _check_tags(splits: _Splits) -> None:
+    """Refuse a tag that is of no scheme, or that no table and no legend could show."""
+    known: set[str] = set()
+    for place, sentences in splits.values():
+        for sentence in sentences:
+            for step, tag in enumerate(sentence.tags):
+                if tag in known:
+                    continue
+                try:
+                    lenient([tag])
+                except ValueError:
+                    raise DataError(
+                        f"{place}, line {sentence.line + step}: {tag!r} is no tag of any scheme: "
+                        "expected O, or a letter of BILUES, a hyphen and a type, as in B-PER"
+                    ) from None
+                if UNSAFE.search(tag):
+                    raise DataError(
+                        f"{place}, line {sentence.line + step}: the tag {tag!r} holds a character "
+                        "that would act on a terminal: name the type otherwise"
+                    )
+                known.add(tag)
+
+
+def _detect(corpus: str, splits: _Splits) -> Scheme:
+    """The scheme that the tags of all splits fit."""
+    try:
+        return detect(sentence.tags for _, sentences in splits.values() for sentence in sentences)
+    except ValueError as error:
+        # In lines of files what the error tells in tokens of sentences.
+        told = []
+        for scheme in SCHEMES:
+            found = [
+                f"{place}, line {sentence.line + fault.position}: {fault.reason}"
+                for place, sentences in splits.values()
+                for sentence in sentences
+                for fault in violations(sentence.tags, scheme)
+            ]
+            told += [f"{scheme} is broken {len(found)} times, first in {one}" for one in found[:1]]
+        if not told:
+            raise DataError(f"{corpus} holds no entity: every tag is O") from error
+        raise DataError(
+            f"the tags of {corpus} fit no scheme: correct them, or name the scheme that is meant "
+            "(file_scheme) and let fix: true read what breaks it as conlleval does:\n"
+            + "\n".join(told)
+        ) from error
+
+
+def _check_counts(corpus: str, parts: Mapping[str, list[Sentence]], scheme: Scheme) -> None:
+    for name, (sentences, expected) in _KNOWN[corpus].items():
+        found = sum(len(entities(sentence.tags, scheme)) for sentence in parts[name])
+        if (len(parts[name]), found) != (sentences, expected):
+            raise DataError(
+                f"the {name} file of {corpus} is not the known one: expected {sentences:,} "
+                f"sentences with {expected:,} entities, got {len(parts[name]):,} with {found:,}"
+            )
+
+
+def _names() -> str:
+    named = [dataset.name for dataset in DATASETS.values() if dataset.task == "tagging"]
+    return ", ".join([BUILT_IN, *named])

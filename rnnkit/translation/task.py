@@ -1,0 +1,300 @@
+r"""Translation: an encoder reads a sentence, a decoder with attention writes another.
+
+    p(y_t | y_{<t}, x) = softmax(W o_t + b)          o_t of `rnnkit.nn.encoder_decoder`
+
+The loss is summed over the real target tokens, ends included, and divided by their number. Label
+smoothing (Szegedy et al. 2016) enters the loss and never perplexity.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Adam
+
+from rnnkit.decoding import BeamSearch, GreedySearch, Hypothesis
+from rnnkit.metrics.bleu import BLEU, ChrF, CorpusScore
+from rnnkit.metrics.perplexity import Perplexity
+from rnnkit.nn.encoder_decoder import (
+    AttentionName,
+    Bridge,
+    BridgeName,
+    CellName,
+    Decoder,
+    DecoderState,
+    Encoder,
+)
+from rnnkit.training.task import Task, check_probabilities, check_sizes
+from rnnkit.translation.data import BEGIN, END, PADDING, Pairs
+from rnnkit.translation.subwords import JOINER, tokenize
+
+
+class Translation(Task):
+    """Recurrent encoder and decoder with attention.
+
+    Training logs `train/loss` (nats per token, with label smoothing) and `train/ppl` (without);
+    validation and test log `ppl` of the references, given the words before, and `bleu` of what the
+    model writes by itself, under `val/` and `test/`: greedily in validation, with the beam in test.
+    Test adds `chrf` and `bleu_tokenized`, on words and marks as `subwords.py` cuts them.
+    All compare in lower case.
+
+    Args:
+        source_vocabulary_size: From a configuration file it comes from the data, as the next.
+        target_vocabulary_size: V.
+        cell: lstm, gru or rnn, of both sides.
+        embedding_size: E, width of a token's vector on both sides, and of what the softmax reads.
+        encoder_size: Units of the encoder in one direction.
+        hidden_size: H of the decoder.
+        encoder_layers: Of the encoder.
+        decoder_layers: Of the decoder.
+        bidirectional: Whether the encoder reads in both directions.
+        bridge: How the decoder starts: tanh, last or zero, see `rnnkit.nn.encoder_decoder.Bridge`.
+        attention: additive (after the recurrence that is Luong's concat), general, dot or none: the
+            encoder's last state at every step.
+        attention_inside: Whether the context enters the recurrence (Bahdanau), where training takes
+            a step at a time; false: after it (Luong), where all steps of a target run in one call.
+        input_feeding: Whether the last output enters the next step, with attention after.
+        dropout: On the vectors, between layers and on what the softmax reads.
+        tied: Use the target's embedding as the softmax's weight as well.
+        label_smoothing: Share of the target that is spread over the vocabulary.
+        teacher_forcing: Probability that a step in training reads the reference's last token, and
+            not the model's own, drawn for each sentence and step.
+        teacher_forcing_end: The probability at the end, reached in equal steps; null: the same.
+        teacher_forcing_epochs: Epochs over which it gets there.
+        beam_size: Of decoding in test and `rnnkit translate`; validation is greedy.
+        length_penalty: Of the beam, see `rnnkit.decoding.BeamSearch`.
+        max_length: Longest translation, in tokens.
+        optimizer: Makes the optimizer from the parameters.
+        lr_scheduler: Makes the learning rate scheduler from the optimizer; none: constant rate.
+        lr_scheduler_interval: Whether the scheduler counts epochs or optimizer steps.
+
+    Raises:
+        ValueError: A size, probability or range is out of bounds, or options exclude each other.
+
+    Example:
+        >>> model = Translation(30, 20, embedding_size=8, encoder_size=8, hidden_size=8)
+        >>> state = model.start((torch.randint(4, 30, (5, 2)), torch.tensor([5, 3])))
+        >>> model.step(torch.full((2,), BEGIN), state)[0].shape
+        torch.Size([2, 20])
+    """
+
+    shape_arguments = (
+        "source_vocabulary_size", "target_vocabulary_size", "cell", "embedding_size",
+        "encoder_size", "hidden_size", "encoder_layers", "decoder_layers", "bidirectional",
+        "bridge", "attention", "attention_inside", "input_feeding", "tied",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        source_vocabulary_size: int,
+        target_vocabulary_size: int,
+        cell: CellName = "gru",
+        embedding_size: int = 256,
+        encoder_size: int = 256,
+        hidden_size: int = 256,
+        encoder_layers: int = 1,
+        decoder_layers: int = 1,
+        bidirectional: bool = True,
+        bridge: BridgeName = "tanh",
+        attention: AttentionName = "additive",
+        attention_inside: bool = True,
+        input_feeding: bool = False,
+        dropout: float = 0.0,
+        tied: bool = False,
+        label_smoothing: float = 0.0,
+        teacher_forcing: float = 1.0,
+        teacher_forcing_end: float | None = None,
+        teacher_forcing_epochs: int = 10,
+        beam_size: int = 5,
+        length_penalty: float = 0.6,
+        max_length: int = 100,
+        optimizer: OptimizerCallable = lambda parameters: Adam(parameters, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, lr_scheduler_interval)
+        check_sizes(
+            source_vocabulary_size=source_vocabulary_size,
+            target_vocabulary_size=target_vocabulary_size,
+            embedding_size=embedding_size,
+            encoder_size=encoder_size,
+            hidden_size=hidden_size,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
+            teacher_forcing_epochs=teacher_forcing_epochs,
+        )
+        check_probabilities(
+            dropout=dropout,
+            label_smoothing=label_smoothing,
+            teacher_forcing=teacher_forcing,
+            teacher_forcing_end=teacher_forcing_end,
+        )
+        # The two factories are no plain data, which is all that a checkpoint holds.
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], logger=False)
+        self.label_smoothing = label_smoothing
+        self.teacher_forcing = teacher_forcing
+        self.teacher_forcing_end = teacher_forcing_end
+        self.teacher_forcing_epochs = teacher_forcing_epochs
+        self.encoder = Encoder(
+            source_vocabulary_size, embedding_size, encoder_size, encoder_layers, cell,
+            bidirectional, dropout, PADDING,
+        )  # fmt: skip
+        memory = self.encoder.output_size
+        self.bridge = Bridge(
+            bridge, 1 + (cell == "lstm"), encoder_layers, memory, decoder_layers, hidden_size
+        )
+        self.decoder = Decoder(
+            target_vocabulary_size, embedding_size, hidden_size, memory, decoder_layers, cell,
+            attention, attention_inside, input_feeding, dropout, PADDING,
+        )  # fmt: skip
+        self.softmax = nn.Linear(embedding_size, target_vocabulary_size)
+        for embedding in (self.encoder.embedding, self.decoder.embedding):
+            # torch's own N(0, 1) would give tied logits of a standard deviation of √E.
+            nn.init.normal_(embedding.weight, std=embedding_size**-0.5)
+            with torch.no_grad():
+                embedding.weight[PADDING].zero_()
+        if tied:
+            self.softmax.weight = self.decoder.embedding.weight
+        self.greedy = GreedySearch(max_length)
+        self.beam = BeamSearch(beam_size, length_penalty=length_penalty, max_length=max_length)
+        self.validation_perplexity = Perplexity(PADDING)
+        self.test_perplexity = Perplexity(PADDING)
+        self.validation_bleu = BLEU()
+        self.test_bleu = BLEU()
+        self.test_bleu_tokenized = BLEU(tokenize="none")
+        self.test_chrf = ChrF()
+
+    def start(self, source: tuple[Tensor, Tensor]) -> DecoderState:
+        """State of a decoder that has read nothing yet.
+
+        Args:
+            source: Token ids, int64 (S, B), and lengths, int64 (B,).
+        """
+        encoded = self.encoder(*source)
+        return self.decoder.start(encoded, self.bridge(encoded.last))
+
+    def step(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """One step of decoding.
+
+        Args:
+            tokens: Token ids, int64 (B,).
+            state: From `start` or the step before.
+
+        Returns:
+            Log-probabilities of the next token (B, V), -inf for padding and begin, and the state
+            after this one.
+        """
+        output, state = self.decoder.step(tokens, state)
+        logits = self.softmax(output).float()
+        # What only ever stands around a sentence can't be written.
+        logits[:, PADDING] = logits[:, BEGIN] = -torch.inf
+        return torch.log_softmax(logits, dim=-1), state
+
+    def forward(self, pairs: Pairs, teacher_forcing: float = 1.0) -> Tensor:
+        """Logits (T - 1, B, V) of the target's tokens after the first, given those before.
+
+        Args:
+            pairs: A batch.
+            teacher_forcing: Probability that a step reads the reference's token.
+        """
+        state = self.start((pairs.source, pairs.source_lengths))
+        read = pairs.target[:-1]
+        if teacher_forcing >= 1:
+            return self.softmax(self.decoder.forced(read, state))  # type: ignore[no-any-return]
+        logits: list[Tensor] = []
+        for step, tokens in enumerate(read):
+            if step > 0:
+                forced = torch.rand(tokens.shape, device=tokens.device) < teacher_forcing
+                tokens = torch.where(forced, tokens, logits[-1].detach().argmax(-1))
+            output, state = self.decoder.step(tokens, state)
+            logits.append(self.softmax(output))
+        return torch.stack(logits)
+
+    def translate(self, source: tuple[Tensor, Tensor], greedy: bool = False) -> list[Hypothesis]:
+        """The best translation of each sentence.
+
+        Args:
+            source: Token ids, int64 (S, B), and lengths, int64 (B,).
+            greedy: Whether to take the most probable token each time, and no beam.
+        """
+        begin = torch.full((source[0].shape[1],), BEGIN, device=source[0].device)
+        search = self.greedy if greedy else self.beam
+        return [found[0] for found in search(self, source, begin, END)]
+
+    def training_step(self, pairs: Pairs, batch_idx: int) -> Tensor:
+        """Loss per real target token of one batch."""
+        logits = self(pairs, self._forcing()).flatten(0, 1)
+        target = pairs.target[1:].flatten()
+        # Once, for the loss and for the perplexity: it is the largest tensor of all.
+        log_probabilities = logits.float().log_softmax(-1)
+        real = target != PADDING
+        gold = log_probabilities.gather(-1, target.unsqueeze(-1)).squeeze(-1)
+        likelihood = -torch.where(real, gold, 0).sum()
+        loss = likelihood
+        if self.label_smoothing > 0:
+            spread = -torch.where(real, log_probabilities.mean(-1), 0).sum()
+            loss = (1 - self.label_smoothing) * likelihood + self.label_smoothing * spread
+        return self.loss_per_target(loss, real.sum(), likelihood)
+
+    def _forcing(self) -> float:
+        """Probability of this epoch to read the reference."""
+        if self.teacher_forcing_end is None:
+            return self.teacher_forcing
+        done = min(1.0, self.current_epoch / max(1, self.teacher_forcing_epochs))
+        return self.teacher_forcing + done * (self.teacher_forcing_end - self.teacher_forcing)
+
+    def validation_step(self, pairs: Pairs, batch_idx: int) -> dict[str, Any]:
+        """Score one batch, and translate it greedily."""
+        self.validation_perplexity.update(self(pairs), pairs.target[1:])
+        found, texts = self._written(pairs, greedy=True)
+        self.validation_bleu.update(texts, pairs.references)
+        return {"translations": found}
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the validation text."""
+        self._log("val/ppl", self.validation_perplexity)
+        self._log("val/bleu", self.validation_bleu)
+
+    def test_step(self, pairs: Pairs, batch_idx: int) -> dict[str, Any]:
+        """Score one batch, and translate it with the beam."""
+        self.test_perplexity.update(self(pairs), pairs.target[1:])
+        found, texts = self._written(pairs, greedy=False)
+        for metric in (self.test_bleu, self.test_chrf):
+            metric.update(texts, pairs.references)
+        self.test_bleu_tokenized.update(
+            [_tokens(text) for text in texts], [_tokens(line) for line in pairs.references]
+        )
+        return {"translations": found}
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the test text, and say how sacrebleu counted."""
+        self._log("test/ppl", self.test_perplexity)
+        scores = {
+            "test/bleu": self.test_bleu,
+            "test/bleu_tokenized": self.test_bleu_tokenized,
+            "test/chrf": self.test_chrf,
+        }
+        for name, metric in scores.items():
+            self._log(name, metric)
+            if self.trainer.is_global_zero:
+                print(f"{name}: {metric.signature}")
+
+    def _written(self, pairs: Pairs, greedy: bool) -> tuple[list[Hypothesis], list[str]]:
+        """What the model writes for a batch, and as text."""
+        found = self.translate((pairs.source, pairs.source_lengths), greedy)
+        decode = self.trainer.datamodule.target_tokenizer.decode  # type: ignore[attr-defined]
+        return found, [decode(hypothesis.tokens) for hypothesis in found]
+
+    def _log(self, name: str, metric: Perplexity | CorpusScore) -> None:
+        # Sums over all processes: the same on every one already, which sync_dist tells Lightning.
+        shown = name.endswith(("/ppl", "/bleu"))
+        self.log(name, metric.compute().float(), prog_bar=shown, sync_dist=True)
+        metric.reset()
+
+
+def _tokens(line: str) -> str:
+    """Words and marks with a blank between any two."""
+    return " ".join(tokenize(line)).replace(JOINER, "")

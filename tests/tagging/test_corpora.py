@@ -1,0 +1,243 @@
+"""Tagged corpora: what is read alike, and what is refused, with the file and the line."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+import rnnkit.tagging.corpora
+from rnnkit.data.registry import DataError
+from rnnkit.data.schemes import SCHEMES, Scheme, convert, violations
+from rnnkit.tagging.announcements import announcements
+from rnnkit.tagging.corpora import TaggedCorpus, read_tagged, tagged_files
+
+BIO = [
+    "Ada B-PER|Lovelace I-PER|Alan B-PER|met O|in O|New B-LOC|York I-LOC|City I-LOC",
+    "it O|rains O",
+    "Paris B-LOC",
+    "Ada B-PER|likes O|New B-LOC|York I-LOC|Rome B-LOC|Bo B-PER",
+]
+TAGS = [[token.split()[1] for token in sentence.split("|")] for sentence in BIO]
+
+
+def write(path: Path, sentences: list[str]) -> None:
+    path.write_text("\n\n".join(sentence.replace("|", "\n") for sentence in sentences) + "\n")
+
+
+def corpus(folder: Path, **splits: list[str]) -> str:
+    """A folder with these sentences, and Ada in Paris in the splits that are not given."""
+    folder.mkdir(exist_ok=True)
+    for name in ("train", "valid", "test"):
+        write(folder / f"{name}.txt", splits.get(name, BIO[2:]))
+    return str(folder)
+
+
+def tags(texts: TaggedCorpus) -> list[list[str]]:
+    return [sentence.tags for sentence in texts.train]
+
+
+@pytest.mark.parametrize("target", SCHEMES)
+@pytest.mark.parametrize("source", SCHEMES)
+@pytest.mark.parametrize("named", [True, False])
+def test_files_of_all_schemes_are_read_alike(
+    source: Scheme, target: Scheme, named: bool, tmp_path: Path
+) -> None:
+    sentences = []
+    for sentence, old in zip(BIO, TAGS, strict=True):
+        words = [token.split()[0] for token in sentence.split("|")]
+        new = convert(old, "BIO", source)
+        sentences.append("|".join(f"{word} x {tag}" for word, tag in zip(words, new, strict=True)))
+    folder = corpus(tmp_path, train=sentences, valid=sentences[2:], test=sentences[:1])
+    texts = read_tagged(folder, target, file_scheme=source if named else None)
+    assert tags(texts) == [convert(old, "BIO", target) for old in TAGS]
+    assert [len(texts.train), len(texts.valid), len(texts.test)] == [4, 2, 1]
+    assert texts.train[3].words == ["Ada", "likes", "New", "York", "Rome", "Bo"]
+    assert texts.types == ["LOC", "PER"]
+
+
+def test_columns_and_their_separator_are_chosen(tmp_path: Path) -> None:
+    sentences = ["1\tNew York\tB-LOC\tx|2\tgrows\tO\ty"]
+    folder = corpus(tmp_path, train=sentences, valid=sentences, test=sentences)
+    texts = read_tagged(folder, "BIO", word_column=1, tag_column=2, separator="\t")
+    assert texts.test[0].words == ["New York", "grows"]
+    assert texts.test[0].tags == ["B-LOC", "O"]
+
+
+def test_a_built_in_corpus_has_its_sentences(tmp_path: Path) -> None:
+    train, valid, test = announcements()
+    texts = read_tagged("announcements", "BIO")
+    assert [texts.train, texts.valid, texts.test] == [train, valid, test]
+    assert [each.words for each in read_tagged("announcements", "BILOU").test] == [
+        each.words for each in test
+    ]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train.txt", "valid.txt", "test.txt"),
+        ("eng.train", "eng.testa", "eng.testb"),
+        ("de-train.conll.tsv", "de-dev.conll.tsv", "de-test.conll.tsv"),
+        ("my_train.bio", "my_val.bio", "my_test.bio"),
+    ],
+)
+def test_files_are_found_by_a_part_of_their_names(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in (*names, "README.md", "trainer.log", "contest.txt"):
+        (tmp_path / name).touch()
+    (tmp_path / "train").mkdir()
+    found = tagged_files(str(tmp_path))
+    assert {split: path.name for split, path in found.items()} == dict(
+        zip(("train", "valid", "test"), names, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train.txt", "train.conll", "dev.txt", "test.txt"], "two files for train: train.conll, "),
+        (["dev.txt", "testa", "train", "test"], "two files for valid: dev.txt, testa"),
+        (["dev.txt", "test.txt"], "has dev.txt, test.txt but lacks train: a tagged corpus is a"),
+        ([], "has no file but lacks train, valid, test"),
+        (["train-dev.txt", "test.txt"], "a file for train and valid at once: train-dev.txt"),
+    ],
+)
+def test_a_folder_without_one_file_a_split_is_refused(
+    names: list[str], message: str, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(DataError, match=message):
+        tagged_files(str(tmp_path))
+
+
+def test_a_corpus_that_is_not_there_or_for_another_task_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"no tagged corpus 'nowhere': choose from announcements, c"
+    ):
+        read_tagged("nowhere", "BIO")
+    with pytest.raises(DataError, match="ptb is a dataset for language modelling, not for tagging"):
+        read_tagged("ptb", "BIO")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="no tagged corpus"):
+        read_tagged(str(tmp_path / "file"), "BIO")
+
+
+FAULTS = {
+    "another number of columns": (
+        "Ada x B-PER|met O",
+        r"expected 3 .* line 1 of .*got 2 in line 2",
+    ),
+    "a tag of no scheme": (
+        "a O|b X-PER|c O",
+        r"valid.txt, line 2: 'X-PER' is no tag of any scheme",
+    ),
+    "a tag without its type": ("a O|b B-", r"valid.txt, line 2: 'B-' is no tag of any scheme"),
+    "a type that training lacks": (
+        "Paris B-LOC|in O|ACME B-ORG",
+        r"valid.txt, line 3: no training tag has the type ORG, .*its types are LOC, PER",
+    ),
+}
+
+
+@pytest.mark.parametrize("scheme", [None, "BIO"])
+@pytest.mark.parametrize("fix", [False, True])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_makes_no_sense_is_told_with_file_and_line(
+    fault: str, fix: bool, scheme: Scheme | None, tmp_path: Path
+) -> None:
+    sentence, message = FAULTS[fault]
+    folder = corpus(tmp_path, valid=[sentence])
+    with pytest.raises(DataError, match=message) as caught:
+        read_tagged(folder, "BILOU", file_scheme=scheme, fix=fix)
+    assert "valid.txt" in str(caught.value)
+
+
+BROKEN = ["Ada I-PER|Lovelace I-PER|met O|Bo B-PER", "in O|Paris I-LOC|Rome I-LOC|Ada I-PER"]
+
+
+def test_a_broken_scheme_is_refused_with_its_first_line(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, train=[*BIO, BROKEN[1]])
+    with pytest.raises(DataError, match=r"train.txt, line 23: I-LOC follows O: .*fix: true reads"):
+        read_tagged(folder, "BILOU", file_scheme="BIO")
+    with pytest.raises(DataError) as caught:
+        read_tagged(folder, "BILOU", fix=True)
+    lines = str(caught.value).splitlines()
+    assert "fit no scheme" in lines[0]
+    assert "(file_scheme)" in lines[0]
+    assert [line.partition(" ")[0] for line in lines[1:]] == list(SCHEMES)
+    assert lines[2].endswith("train.txt, line 23: I-LOC follows O: BIO begins an entity with B-LOC")
+    assert "BIO is broken 2 times" in lines[2]
+
+
+def test_a_broken_scheme_is_repaired_as_conlleval_reads_it_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = corpus(tmp_path, train=[*BIO, *BROKEN], test=BROKEN)
+    with caplog.at_level(logging.WARNING):
+        texts = read_tagged(folder, "BIO", file_scheme="BIO", fix=True)
+    assert tags(texts) == [
+        *TAGS,
+        ["B-PER", "I-PER", "O", "B-PER"],
+        ["O", "B-LOC", "I-LOC", "B-PER"],
+    ]
+    broken = sum(len(violations([t.split()[1] for t in s.split("|")], "BIO")) for s in BROKEN)
+    assert broken == 3
+    (record,) = caplog.records
+    assert f"{2 * broken} tags of {folder} break BIO" in record.getMessage()
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        read_tagged(corpus(tmp_path), "BIO", fix=True)
+    assert not caplog.records
+
+
+def test_sentences_of_one_token_and_words_of_any_length_are_kept(tmp_path: Path) -> None:
+    word = "x" * 10_000
+    texts = read_tagged(corpus(tmp_path, train=["Paris B-LOC", f"{word} B-PER"]), "BILOU")
+    assert [sentence.words for sentence in texts.train] == [["Paris"], [word]]
+    assert tags(texts) == [["U-LOC"], ["U-PER"]]
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "-DOCSTART- -X- O\n\n"])
+def test_an_empty_file_is_refused(content: str, tmp_path: Path) -> None:
+    folder = corpus(tmp_path)
+    (tmp_path / "test.txt").write_text(content)
+    with pytest.raises(DataError, match=r"test\.txt"):
+        read_tagged(folder, "BIO")
+
+
+def test_a_corpus_without_an_entity_is_refused(tmp_path: Path) -> None:
+    nothing = ["a O|b O"]
+    folder = corpus(tmp_path, train=nothing)
+    with pytest.raises(DataError, match=r"train\.txt holds no entity: every tag is O"):
+        read_tagged(folder, "BIO")
+    folder = corpus(tmp_path, train=nothing, valid=nothing, test=nothing)
+    with pytest.raises(DataError, match="holds no entity: every tag is O"):
+        read_tagged(folder, "BIO")
+
+
+def test_a_known_corpus_has_its_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus(tmp_path, train=BIO)
+    names = {"eng.train": "train.txt", "eng.testa": "valid.txt", "eng.testb": "test.txt"}
+    files = {name: tmp_path / file for name, file in names.items()}
+    monkeypatch.setattr(rnnkit.tagging.corpora.storage, "fetch", lambda name: files)
+    with pytest.raises(
+        DataError,
+        match=r"train file of conll2003 is not the known one: expected 14,041 sentences with "
+        r"23,499 entities, got 4 with 8",
+    ):
+        read_tagged("conll2003", "BILOU")
+    counts = {"train": (4, 8), "valid": (2, 5), "test": (2, 5)}
+    monkeypatch.setitem(rnnkit.tagging.corpora._KNOWN, "conll2003", counts)
+    assert len(read_tagged("conll2003", "BILOU").train) == 4
+    monkeypatch.setitem(rnnkit.tagging.corpora._KNOWN, "conll2003", {**counts, "test": (3, 5)})
+    with pytest.raises(DataError, match=r"test file of conll2003 .*expected 3 .*, got 2 with 5"):
+        read_tagged("conll2003", "BIO")
+
+
+@pytest.mark.data
+def test_conll2003_has_the_counts_of_its_paper(real_data: Path) -> None:
+    if not (real_data / "conll2003").is_dir():
+        pytest.skip("RNNKIT_DATA_DIR has no conll2003")
+    texts = read_tagged("conll2003", "BILOU")  # which checks the counts
+    assert texts.types == ["LOC", "MISC", "ORG", "PER"]
+    assert sum(len(sentence.words) for sentence in texts.train) == 203_621

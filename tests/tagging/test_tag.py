@@ -1,0 +1,362 @@
+"""`rnnkit tag`: every line is answered, in order, whatever comes in."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from rnnkit.cli import main
+from rnnkit.data.schemes import entities
+from rnnkit.language_modeling.task import LanguageModel
+from rnnkit.tagging.tag import EntityTagger, tokenize
+
+CONFIG = """\
+seed_everything: 0
+data:
+  class_path: rnnkit.tagging.TaggingData
+  init_args: {corpus: corpus, batch_size: 8}
+model:
+  class_path: rnnkit.tagging.Tagger
+  init_args:
+    embedding_size: 16
+    character_size: 8
+    hidden_size: 16
+    dropout: 0.1
+    optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.02}}
+trainer:
+  max_epochs: 12
+  check_val_every_n_epoch: 12
+  accelerator: cpu
+  num_sanity_val_steps: 0
+  enable_progress_bar: false
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {monitor: val/f1, mode: max, filename: best}
+"""
+
+NAMES = [("Ada", "PER"), ("Alan Turing", "PER"), ("Paris", "LOC"), ("New York City", "LOC")]
+
+
+class Input:
+    """Standard input of these bytes."""
+
+    def __init__(self, text):
+        self.buffer = io.BytesIO(text)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a run that the command line trained."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "corpus").mkdir()
+    made = []
+    for i, word in enumerate(["the", "a", "tree", "sees", "hears", "in", "under", "it"] * 8):
+        (name, kind), (other, sort) = NAMES[i % 4], NAMES[(i // 4 + i) % 4]
+        rows = [f"{word} O"] * (i % 3)
+        for text, type_ in ((name, kind), (None, None), (other, sort)):
+            if text is None:
+                rows.append("and O")
+                continue
+            first, *rest = text.split()
+            rows += [f"{first} B-{type_}", *(f"{part} I-{type_}" for part in rest)]
+        made.append("\n".join(rows))
+    for name in ("train", "valid", "test"):
+        (folder / "corpus" / f"{name}.txt").write_text("\n\n".join(made) + "\n")
+    (folder / "names.yaml").write_text(CONFIG)
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["fit", "-c", "names.yaml"]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def checkpoint(run):
+    return str(run / "runs" / "names" / "version_0" / "checkpoints" / "best.ckpt")
+
+
+@pytest.fixture
+def tag(checkpoint, monkeypatch, capsys):
+    def call(text, *arguments, ckpt=checkpoint):
+        monkeypatch.setattr(sys, "stdin", Input(text))
+        capsys.readouterr()
+        status = main(["tag", "--ckpt", str(ckpt), *arguments])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return call
+
+
+def blocks(output):
+    """Lines of each sentence in conll's form; a blank line ends each."""
+    assert output == "" or output.endswith("\n")
+    found, block = [], []
+    for line in output.split("\n")[:-1]:
+        if line:
+            block.append(line)
+        else:
+            found.append(block)
+            block = []
+    assert not block
+    return found
+
+
+def test_test_prints_conllevals_table_and_draws_the_confusion(run, checkpoint, monkeypatch, capsys):
+    monkeypatch.chdir(run)
+    assert main(["test", "-c", "names.yaml", "--ckpt_path", checkpoint]) == 0
+    said = capsys.readouterr().out
+    assert "with 128 phrases; found: 128 phrases; correct: 128." in said
+    assert "accuracy: 100.00%; precision: 100.00%; recall: 100.00%; FB1: 100.00" in said
+    assert "              LOC: precision: 100.00%" in said
+    (picture,) = run.rglob("confusion.png")
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert str(picture.relative_to(run)) in said
+
+
+def test_entities_are_found_in_text(tag):
+    status, output, said = tag(b"Ada and New York City.\n", "--format", "conll")
+    assert (status, said) == (0, "")
+    (rows,) = blocks(output)
+    rows = [row.split("\t") for row in rows]
+    assert [row[:2] for row in rows] == [
+        ["Ada", "U-PER"], ["and", "O"], ["New", "B-LOC"], ["York", "I-LOC"], ["City", "L-LOC"],
+        [".", "O"],
+    ]  # fmt: skip
+    assert [len(row) for row in rows] == [3, 2, 3, 3, 3, 2]
+    assert rows[2][2] == rows[3][2] == rows[4][2]  # one entity, one confidence
+    assert all(0.5 < float(row[2]) <= 1 for row in rows if len(row) == 3)
+
+
+def test_json_has_tokens_tags_and_entities(tag):
+    status, output, _ = tag(b"Ada and New York City\n\n", "--format", "json")
+    assert status == 0
+    first, second = (json.loads(line) for line in output.splitlines())
+    assert second == {"tokens": [], "tags": [], "entities": []}
+    assert first["tokens"] == ["Ada", "and", "New", "York", "City"]
+    assert first["tags"] == ["U-PER", "O", "B-LOC", "I-LOC", "L-LOC"]
+    confidences = [entity.pop("confidence") for entity in first["entities"]]
+    assert first["entities"] == [
+        {"type": "PER", "text": "Ada", "start": 0, "end": 1},
+        {"type": "LOC", "text": "New York City", "start": 2, "end": 5},
+    ]
+    assert all(0.5 < confidence <= 1 for confidence in confidences)
+
+
+def test_colours_are_written_where_they_are_asked_for(tag, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    status, output, _ = tag(b"Ada and Paris\n\nin\n", "--format", "colour")
+    assert status == 0
+    first, second, third = output.splitlines()
+    assert "\x1b[" in first
+    plain = "".join(part.partition("m")[2] for part in f"\x1b[m{first}".split("\x1b["))
+    assert plain.replace("100", "99").split() == ["Ada", "PER", "99%", "and", "Paris", "LOC", "99%"]
+    assert (second, third) == ("", "in")
+
+
+LINES = [
+    b"Ada and Paris",
+    b"",
+    b"  \t ",
+    b"qwertz uiop 1990",
+    b"in \xff\xfe Paris",
+    b"x" * 10_000,
+    b"Paris " * 300,
+    "東京 hears Zoë\u200cs café".encode(),
+    b"\x1b[31mred\x1b]0;t\x07 and \xc2\x9b2J \xe2\x80\xaeAda\x00",
+    b"New York City",
+]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("tokenized", [True, False])
+def test_every_line_has_its_answer_in_order_whatever_the_batch_size(tag, end, tokenized):
+    text = end.join(LINES)  # the last line needs no end
+    found = {}
+    for size in ("1", "2", "64"):
+        arguments = ["--format", "json", "--batch-size", size, *["--tokenized"] * tokenized]
+        status, output, said = tag(text, *arguments)
+        assert status == 0
+        assert "line 5 is no UTF-8" in said
+        found[size] = [json.loads(line) for line in output.splitlines()]
+        assert len(found[size]) == len(LINES)
+    cut = str.split if tokenized else tokenize
+    for one, two, many, line in zip(*found.values(), LINES, strict=True):
+        words = cut(line.decode("utf-8", "replace"))
+        assert one["tokens"] == words
+        assert one["tags"] == two["tags"] == many["tags"]
+        assert len(one["tags"]) == len(words)
+        spans = [(each["type"], each["start"], each["end"]) for each in one["entities"]]
+        assert spans == entities(one["tags"], "BILOU")
+        for other in (two, many):
+            for a, b in zip(one["entities"], other["entities"], strict=True):
+                assert a.pop("confidence") == pytest.approx(b["confidence"], abs=2e-4)
+                assert a == {key: value for key, value in b.items() if key != "confidence"}
+                a["confidence"] = b["confidence"]
+                assert 0 <= a["confidence"] <= 1
+    assert [each["type"] for each in found["1"][0]["entities"]] == ["PER", "LOC"]
+    assert [each["text"] for each in found["1"][-1]["entities"]] == ["New York City"]
+
+
+def test_lines_of_similar_length_share_a_batch(checkpoint, monkeypatch):
+    tagger = EntityTagger.from_checkpoint(checkpoint)
+    seen = []
+    whole = EntityTagger.tag
+
+    def watched(self, sentences):
+        seen.append([len(words) for words in sentences])
+        return whole(self, sentences)
+
+    monkeypatch.setattr(EntityTagger, "tag", watched)
+    lines = ["it " * length for length in (1, 9, 2, 8, 3, 7)]
+    found = list(tagger.tag_lines(lines, str.split, batch_size=2))
+    assert [len(line.words) for line in found] == [1, 9, 2, 8, 3, 7]
+    assert seen == [[9, 8], [7, 3], [2, 1]]
+
+
+UNSAFE = {chr(i) for i in [*range(9), *range(11, 32), *range(127, 160)]} | set(
+    "\u2028\u2029\u202a\u202e\u2066\u2069"
+)
+
+
+@pytest.mark.parametrize("shown", ["conll", "json", "colour"])
+@pytest.mark.parametrize("tokenized", [True, False])
+def test_what_would_move_the_cursor_is_printed_safely(tag, monkeypatch, shown, tokenized):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    text = "Ada \x1b[31mred \x9b2J\x07 \u202eabc\u2066 ok\x00 \x7f Zoë\u200cs and Paris"
+    _, output, _ = tag(text.encode() + b"\n", "--format", shown, *["--tokenized"] * tokenized)
+    safe = output.replace("\t", "")
+    assert not UNSAFE & set(safe)
+    assert "Paris" in safe
+    if shown == "json":  # which loses nothing
+        assert "".join(json.loads(output)["tokens"]) == "".join(text.split())
+    else:
+        assert safe.count("\ufffd") == 7
+    assert "Zoë\u200cs" in safe  # what keeps letters apart is left alone
+
+
+def test_tokenized_text_is_cut_at_blanks_only(tag):
+    status, output, _ = tag(b"Ada's U.S.-trip,  (Paris)\n", "--tokenized")
+    assert status == 0
+    (rows,) = blocks(output)
+    assert [row.split("\t")[0] for row in rows] == ["Ada's", "U.S.-trip,", "(Paris)"]
+
+
+@pytest.mark.parametrize(
+    ("line", "tokens"),
+    [
+        ("Ada Lovelace's U.S. tour.", "Ada Lovelace 's U.S. tour ."),
+        ("It cost $1,200 at 10:30, or 6-4", "It cost $ 1,200 at 10:30 , or 6-4"),
+        ("the 3rd of the 1990s, 2-year-old", "the 3rd of the 1990s , 2-year-old"),
+        ("'we are' (Jean-Luc)", "' we are ' ( Jean-Luc )"),
+        ("हिन्दी में, है", "हिन्दी में , है"),
+        ("cafe\u0301's Zoe\u0308-Ann.", "cafe\u0301 's Zoe\u0308-Ann ."),  # accents by themselves
+        ("می\u200cخواهم، مُحَمَّد", "می\u200cخواهم ، مُحَمَّد"),
+        ("", ""),
+        (" \t\u3000", ""),
+    ],
+)
+def test_words_and_marks_of_text(line, tokens):
+    assert tokenize(line) == tokens.split()
+
+
+def test_no_mark_of_a_text_is_lost():
+    text = "".join(chr(i) for i in range(1, 0x3000)) + "😀a_b__-x''s..''"
+    assert "".join(tokenize(text)) == "".join(text.split())
+
+
+def test_no_input_gives_no_output(tag):
+    assert tag(b"") == (0, "", "")
+    status, output, _ = tag(b"\n\n")
+    assert (status, blocks(output)) == (0, [[], []])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tag):
+    assert tag(b"\xef\xbb\xbfAda\n") == tag(b"Ada\n")
+
+
+def test_a_line_as_long_as_a_book_is_tagged_in_little_memory(checkpoint, monkeypatch):
+    tagger = EntityTagger.from_checkpoint(checkpoint)
+    sizes = []
+    whole = tagger.model.crf.log_partition
+
+    def watched(emissions, *rest, **options):
+        sizes.append(emissions.numel())
+        return whole(emissions, *rest, **options)
+
+    monkeypatch.setattr(tagger.model.crf, "log_partition", watched)
+    monkeypatch.setattr("rnnkit.tagging.task._MOST_HELD", 100_000)
+    (line,) = tagger.tag([["Ada", "and", "Paris", "in"] * 150])
+    assert len(line.confidences) == len(line.entities) >= 300
+    assert max(sizes) <= 100_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--batch-size", "0"], "expected batch_size of 1 or more, got 0"),
+        (["--device", "abacus"], "--device abacus: Expected one of cpu, cuda"),
+    ],
+)
+def test_an_argument_out_of_range_is_one_sentence(tag, arguments, sentence):
+    status, output, said = tag(b"Ada\n", *arguments)
+    assert (status, output) == (1, "")
+    assert said.startswith(f"rnnkit tag: {sentence}")
+    assert said.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_task_is_refused(tag, tmp_path):
+    model = LanguageModel(5, embedding_size=4, hidden_size=4)
+    path = tmp_path / "lm.ckpt"
+    torch.save({"state_dict": model.state_dict(), "hyper_parameters": {}}, path)
+    status, _, said = tag(b"Ada\n", ckpt=path)
+    assert status == 1
+    assert said == f"rnnkit tag: {path} is no checkpoint of a tagger: no TaggingData\n"
+    status, _, said = tag(b"", ckpt=tmp_path / "none.ckpt")
+    assert status == 1
+    assert "none.ckpt" in said
+
+
+def start(checkpoint, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "rnnkit.cli", "tag", "--ckpt", checkpoint, *arguments],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_one_line_at_a_time_answers_before_the_next_is_read_until_ctrl_c(checkpoint):
+    process = start(checkpoint, "--batch-size", "1", "--format", "json", PYTHONIOENCODING="ascii")
+    try:
+        for name in ("Ada", "Zoë"):
+            process.stdin.write(f"{name}\n".encode())
+            process.stdin.flush()
+            assert json.loads(process.stdout.readline())["tokens"] == [name]
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_head_is_no_error(checkpoint):
+    process = start(checkpoint, "--format", "colour", "--batch-size", "8")  # by way of rich
+    try:
+        process.stdout.close()
+        _, errors = process.communicate(b"Ada and Paris\n" * 3000, timeout=120)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (128 + 13, b"")

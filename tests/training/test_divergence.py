@@ -1,0 +1,203 @@
+"""Runs that diverge, and how the norm of the gradient tells of it."""
+
+import csv
+import math
+import re
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch.optim import SGD
+
+from rnnkit.language_modeling.task import LanguageModel
+from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
+from tests.conftest import needs_bfloat16_lstm
+from tests.small_runs import Losses, make_data, make_model, make_trainer
+
+
+class Norms(Callback):
+    """The norm of every step's gradient, by hand, before it is clipped."""
+
+    def __init__(self):
+        self.values = {}
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        squares = sum(float(each.grad.double().square().sum()) for each in module.parameters())
+        self.values[trainer.global_step] = squares**0.5
+
+
+def logged(folder, name):
+    with (folder / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {int(row["step"]): float(row[name]) for row in rows if row.get(name)}
+
+
+@pytest.mark.parametrize(
+    "clipping",
+    [
+        {"gradient_clip_val": 0.01},
+        {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+        pytest.param(
+            {"gradient_clip_val": 0.01, "precision": "bf16-mixed"},
+            marks=needs_bfloat16_lstm,
+        ),
+        {},
+    ],
+    ids=["by_norm", "by_value", "by_norm_in_bfloat16", "none"],
+)
+def test_the_norm_before_clipping_is_logged(clipping, corpus, tmp_path):
+    norms, data = Norms(), make_data(corpus)
+    trainer = make_trainer(
+        callbacks=[norms],
+        logger=CSVLogger(tmp_path, name="", version=""),
+        log_every_n_steps=4,
+        max_steps=12,
+        limit_val_batches=0,
+        **clipping,
+    )
+    trainer.fit(make_model(data), data)
+    found = logged(tmp_path, "train/grad_norm")
+    assert sorted(found) == [3, 7, 11]
+    assert found == pytest.approx({step: norms.values[step] for step in found}, rel=1e-4)
+    assert min(found.values()) > 0.05  # more than what is left by clipping
+    assert sorted(logged(tmp_path, "train/seconds")) == [3, 7, 11]
+
+
+class Sharded(LanguageModel):
+    """As FSDP's module, which alone can clip by the norm of what all processes have."""
+
+    def clip_grad_norm_(self, limit):
+        return torch.nn.utils.clip_grad_norm_(self.parameters(), limit)
+
+
+@pytest.mark.parametrize("algorithm", [None, "norm", "value"])
+def test_a_module_that_clips_its_own_gradients_is_left_to_it(algorithm, corpus, monkeypatch):
+    asked, norms, data = [], Norms(), make_data(corpus)
+    clip = Sharded.clip_grad_norm_
+
+    def note(module, limit):
+        asked.append((limit, float(clip(module, limit))))
+        return torch.tensor(asked[-1][1])
+
+    monkeypatch.setattr(Sharded, "clip_grad_norm_", note)
+    torch.manual_seed(0)
+    model = Sharded(data.vocabulary_size, embedding_size=12, hidden_size=12)
+    limits = {} if algorithm is None else {"gradient_clip_val": 0.01}
+    trainer = make_trainer(
+        callbacks=[norms],
+        max_steps=2,
+        log_every_n_steps=1 if algorithm is None else 50,
+        limit_val_batches=0,
+        gradient_clip_algorithm=algorithm,
+        **limits,
+    )
+    trainer.fit(model, data)
+    # Clipping needs it at every step, a log where it is written.
+    expected = {None: [math.inf] * 2, "norm": [0.01] * 2, "value": []}[algorithm]
+    assert [limit for limit, _ in asked] == expected
+    if expected:
+        assert [norm for _, norm in asked] == pytest.approx([*norms.values.values()], rel=1e-4)
+    largest = max(float(each.grad.abs().max()) for each in model.parameters())
+    assert (largest <= 0.01) == (algorithm is not None)
+
+
+@pytest.mark.parametrize("accumulated", [1, 3])
+def test_the_loss_is_the_mean_over_all_batches_since_it_was_last_logged(
+    accumulated, corpus, tmp_path
+):
+    losses, data = Losses(), make_data(corpus)
+    trainer = make_trainer(
+        callbacks=[losses],
+        logger=CSVLogger(tmp_path, name="", version=""),
+        log_every_n_steps=2,
+        max_steps=6,
+        limit_val_batches=0,
+        accumulate_grad_batches=accumulated,
+    )
+    trainer.fit(make_model(data), data)
+    batches = torch.tensor(losses.values) * accumulated  # the Trainer divides them
+    expected = batches.view(3, 2 * accumulated).mean(1).tolist()
+    found = logged(tmp_path, "train/loss")
+    assert found == pytest.approx(dict(zip((1, 3, 5), expected, strict=True)), rel=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_as_the_trainer_is_told_to(algorithm, corpus):
+    class Clipped(Callback):
+        largest = 0.0
+
+        def on_before_zero_grad(self, trainer, module, optimizer):
+            gradients = [p.grad.flatten() for p in module.parameters() if p.grad is not None]
+            if gradients:
+                whole = torch.cat(gradients)
+                size = whole.norm() if algorithm == "norm" else whole.abs().max()
+                self.largest = max(self.largest, float(size))
+
+    clipped, data = Clipped(), make_data(corpus)
+    trainer = make_trainer(
+        callbacks=[clipped],
+        max_steps=6,
+        limit_val_batches=0,
+        gradient_clip_val=0.002,
+        gradient_clip_algorithm=algorithm,
+    )
+    trainer.fit(make_model(data), data)
+    assert clipped.largest == pytest.approx(0.002, rel=1e-3)
+
+
+def diverge(corpus, folder, **changes):
+    """Train well for an epoch, then with a decay so large that it turns every weight over."""
+
+    class Overshoot(Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 1:
+                trainer.optimizers[0].param_groups[0]["weight_decay"] = 3e3
+
+    settings = {"dirpath": folder, "enable_version_counter": False}
+    best = ModelCheckpoint(**settings, monitor="val/ppl", filename="best", save_last=True)
+    newest = ModelCheckpoint(**settings, filename="newest")  # after every validation
+    data = make_data(corpus)
+    model = make_model(data, cell="rnn", optimizer=lambda parameters: SGD(parameters, lr=0.5))
+    trainer = make_trainer(
+        **{
+            "callbacks": [Overshoot(), KeepGoodCheckpoints(), best, newest],
+            "max_epochs": 5,
+            "enable_checkpointing": True,
+            "gradient_clip_val": 1e30,
+            **changes,
+        }
+    )
+    with pytest.raises(FloatingPointError) as error:
+        trainer.fit(model, data)
+    return str(error.value), model
+
+
+def assert_finite(folder, *names):
+    assert {path.name for path in folder.iterdir()} == {f"{name}.ckpt" for name in names}
+    for name in names:
+        weights = torch.load(folder / f"{name}.ckpt", weights_only=True)["state_dict"]
+        assert all(weight.isfinite().all() for weight in weights.values())
+
+
+def test_a_run_that_diverges_tells_its_last_norms_and_keeps_what_was_good(corpus, tmp_path):
+    message, model = diverge(corpus, tmp_path, log_every_n_steps=5)
+    assert not all(p.isfinite().all() for p in model.parameters())  # it did diverge
+    step = int(re.search(r"became nan at step (\d+) of epoch 1: lower the learn", message)[1])
+    told = re.findall(r"([\d.e+]+) at step (\d+)", message.split("last finite norms were ")[1])
+    assert int(told[-1][1]) < step
+    last = int(told[-1][1])
+    assert [int(each) for _, each in told] == list(range(last - 4, last + 1))  # every step's
+    assert all(float(norm) < 1 for norm, each in told if int(each) < 20)  # the good epoch's
+    assert_finite(tmp_path, "best", "last", "newest")
+
+
+@pytest.mark.parametrize("every", [0, 1000])
+def test_weights_that_are_not_finite_are_never_saved(every, corpus, tmp_path):
+    # Validated within the epoch, between the steps at which anybody looks at the loss.
+    message, _ = diverge(
+        corpus, tmp_path, log_every_n_steps=every, val_check_interval=5, limit_train_batches=23
+    )
+    assert re.search(r"\w is not finite after step \d+, so no checkpoint was written: ", message)
+    assert_finite(tmp_path, "best", "last", "newest")
