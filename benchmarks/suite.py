@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rnnkit_kernels.ops.recurrence import LaunchRefusedWarning
+from rnnkit_kernels.ops.planned import LaunchRefusedWarning
 
 from . import floor
 from .cases import Case

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rnnkit_kernels.audit.sources import source_hash
 from rnnkit_kernels.dispatch import tables
 
 from .cases import CASES, Case
@@ -67,8 +68,6 @@ def write(results: Results, folder: Path | None = None) -> Path:
     Raises:
         ValueError: the results are not from a GPU, or hold no shape that can be decided.
     """
-    from rnnkit_kernels.audit import audit  # imports triton
-
     capability = results.machine.get("capability")
     if capability is None:
         raise ValueError(
@@ -78,7 +77,7 @@ def write(results: Results, folder: Path | None = None) -> Path:
     if not found:
         raise ValueError("no shape has a time for torch.nn and for a kernel: nothing to decide")
     machine = results.machine
-    versions = {"kernels": audit.source_hash()}
+    versions = {"kernels": source_hash()}
     for name in ("torch", "triton", "cudnn", "driver"):
         versions[name] = str(machine.get(name, "unknown"))
     table = tables.Table(machine["device"], versions, found)

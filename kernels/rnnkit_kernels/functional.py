@@ -5,20 +5,15 @@
 everywhere: (T, B, D).
 """
 
-from __future__ import annotations  # Dynamo can't evaluate those of the inner function
+from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Sequence
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
-from rnnkit_kernels import reference
-from rnnkit_kernels.cells import CELLS
-from rnnkit_kernels.cpu.padded_lstm import padded_lstm, suits
 from rnnkit_kernels.crf.log_partition import log_partition
 from rnnkit_kernels.dispatch.choice import (
     BACKENDS,
@@ -30,13 +25,9 @@ from rnnkit_kernels.dispatch.choice import (
     choose,
     compute_dtype,
 )
-from rnnkit_kernels.ops.recurrence import recurrence
+from rnnkit_kernels.layers import recurrent
+from rnnkit_kernels.lengths import checked_lengths
 from rnnkit_kernels.ops.shortage import is_shortage
-from rnnkit_kernels.ops.stack import stack, wavefront_plan
-from rnnkit_kernels.random.dropout import STREAMS
-from rnnkit_kernels.random.dropout import dropout as _dropout
-from rnnkit_kernels.recurrence.plan import Device, Plan
-from rnnkit_kernels.recurrence.rows import Rows
 from rnnkit_kernels.reference import gru_reset_before
 from rnnkit_kernels.vocabulary.linear_cross_entropy import loss as _loss_of_logits
 
@@ -56,10 +47,6 @@ __all__ = [
     "recurrent",
     "rnn",
 ]
-
-States = tuple[Tensor, ...]
-Run = Callable[[Tensor, States, Rows, Tensor | None], tuple[Tensor, States]]
-_VF: Any = torch._VF
 
 
 class Options(TypedDict, total=False):
@@ -246,7 +233,7 @@ def crf(
             f"emissions of {tags} tags, got {tuple(transitions.shape)}, {tuple(start.shape)} and "
             f"{tuple(end.shape)}"
         )
-    lengths = _checked_lengths(lengths, emissions, 1).to(emissions.device)
+    lengths = checked_lengths(lengths, emissions, 1).to(emissions.device)
     return log_partition(emissions, transitions, start, end, lengths, backend)
 
 
@@ -313,331 +300,3 @@ def linear_cross_entropy(
             f"{None if bias is None else bias.dtype}"
         )
     return _loss_of_logits(hidden, weight, bias, target, ignore_index, reduction == "sum", backend)
-
-
-def recurrent(
-    cell: str,
-    input: Tensor,
-    hx: States,
-    weights: Sequence[Tensor],
-    *,
-    has_biases: bool = True,
-    has_projections: bool = False,
-    num_layers: int = 1,
-    dropout: float = 0.0,
-    training: bool = False,
-    bidirectional: bool = False,
-    batch_sizes: Tensor | None = None,
-    lengths: Tensor | None = None,
-    backend: Backend = "auto",
-    extras: Extras = PLAIN,
-    seed: Tensor | None = None,
-    order: Tensor | None = None,
-) -> tuple[Tensor, States]:
-    """`lstm`, `gru` and `rnn` by the cell's name, a key of `CELLS`."""
-    if batch_sizes is None and input.shape[0] == 0:
-        raise RuntimeError(
-            "Expected sequence length to be larger than 0 in RNN, got an input of 0 steps for "
-            f"a batch of {input.shape[1]}"
-        )
-    if lengths is not None:
-        lengths = _checked_lengths(lengths, input)
-    sequences = None if batch_sizes is None else int(batch_sizes[0])
-    directions = 2 if bidirectional else 1
-    decision = choose(
-        cell, input, weights, has_projections, lengths, backend, extras, sequences, num_layers,
-        directions,
-    )  # fmt: skip
-    hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
-    together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
-    together = together and _flows(cell, hidden, num_layers, decision, weights[1])
-    draws = training and decision.engine != "torch" and (dropout > 0 or any(extras.zoneout))
-    if seed is None and draws:
-        seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device)
-
-    def run(data: Tensor, state: States, rows: Rows, order: Tensor | None) -> tuple[Tensor, States]:
-        if decision.engine == "torch":
-            options = (has_biases, num_layers, dropout, training, bidirectional)
-            return _torch_stack(cell, data, state, weights, options, rows)
-        rows = rows.to(data.device)
-        data, state, cast = _autocast(data, state, weights)
-        size = len(weights) // num_layers
-        if together:
-            rate = dropout if training else 0.0
-            return _wavefront(
-                cell, decision, data, cast, size, has_biases, state, rows, order, seed, rate
-            )
-        last: list[States] = []
-        for i in range(num_layers):
-            if i > 0 and training and dropout > 0 and seed is not None:
-                data = _dropout(data, dropout, seed, STREAMS * (i - 1), rows, order)
-            parts = _stacked(cell, cast[i * size : (i + 1) * size], directions, has_biases,
-                             has_projections)  # fmt: skip
-            span = slice(i * directions, (i + 1) * directions)
-            own = tuple(value[span] for value in state)
-            shares = _shares(extras.zoneout, own, data, rows, order, seed if training else None, i)
-            data, final = _layer(cell, decision, data, *parts, own, shares, rows, extras)
-            last.append(final)
-        return data, tuple(torch.cat(values) for values in zip(*last, strict=True))
-
-    if lengths is not None:
-        # torch's own layers take packed rows, for which the lengths must be on the host.
-        if decision.engine == "torch" or _on_host(lengths, decision):
-            lengths = lengths.cpu()
-            if decision.engine == "torch" and cell == "lstm" and not has_projections:
-                options = (has_biases, num_layers, dropout, training, bidirectional)
-                if suits(input, lengths):
-                    return padded_lstm(input, hx, weights, *options, lengths)
-            return _only_real_rows(run, input, hx, lengths)
-        return _all_rows(run, input, hx, lengths)
-    if batch_sizes is None:
-        return run(input, hx, Rows(input.shape[0], input.shape[1]), None)
-    return run(input, hx, _packed_rows(batch_sizes), order)
-
-
-def _shares(
-    probabilities: tuple[float, ...],
-    state: States,
-    data: Tensor,
-    rows: Rows,
-    order: Tensor | None,
-    seed: Tensor | None,
-    layer: int,
-) -> Tensor | None:
-    """The shares of a layer's states that zoneout keeps: (N, M, Z, H), or None without.
-
-    With a seed each is 0 or 1, without one the probability itself.
-    """
-    if not any(probabilities):
-        return None
-    if len(probabilities) != len(state):
-        raise ValueError(
-            f"expected one zoneout probability a state, {len(state)}, got {len(probabilities)}"
-        )
-    members, _, hidden = state[0].shape
-    ones = data.new_ones(*data.shape[:-1], members * hidden)
-    found = []
-    for i, probability in enumerate(probabilities):
-        if seed is None or probability == 0:
-            share = ones * probability
-        else:
-            kept = _dropout(ones, probability, seed, STREAMS * layer + 1 + i, rows, order)
-            share = (kept == 0).to(data.dtype)
-        found.append(share.view(-1, members, hidden))
-    return torch.stack(found, 2)
-
-
-def _stacked(
-    cell: str,
-    weights: Sequence[Tensor],
-    directions: int,
-    has_biases: bool,
-    has_projections: bool,
-) -> tuple[list[Tensor | None], list[tuple[Tensor, ...]]]:
-    """A layer's weights in the operator's order, the direction leading; and what normalises."""
-    size = len(weights) // directions
-    names = ["weight_ih", "weight_hh", *["bias_ih", "bias_hh"] * has_biases]
-    names += ["weight_hr"] * has_projections + ["weight_c"] * (CELLS[cell].weights > 0)
-
-    def stacked(name: str) -> Tensor | None:
-        if name not in names:
-            return None
-        parts = tuple(weights[names.index(name) :: size])
-        return parts[0].unsqueeze(0) if directions == 1 else torch.stack(parts)
-
-    ordered = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_c")
-    norms = [tuple(weights[i * size + len(names) : (i + 1) * size]) for i in range(directions)]
-    return [stacked(name) for name in ordered], norms
-
-
-def _layer(
-    cell: str,
-    decision: Decision,
-    data: Tensor,
-    weights: Sequence[Tensor | None],
-    norms: Sequence[tuple[Tensor, ...]],
-    state: States,
-    shares: Tensor | None,
-    rows: Rows,
-    extras: Extras,
-) -> tuple[Tensor, States]:
-    h0, c0 = state[0], state[1] if len(state) > 1 else None
-    inputs: tuple[Any, ...] = (data, *weights, h0, c0, shares)
-    if decision.engine == "reference":
-        norm = norms if extras.layer_norm else None
-        y, h_n, last = reference.directions(cell, inputs, rows, layer_norm=norm)
-        return y, (h_n,) if last is None else (h_n, last)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    engine, recompute = decision.engine, extras.recompute
-    y, h_n, c_n, _, _ = recurrence(
-        *inputs, rows.batch_sizes, rows.offsets, cell, False, engine, save, recompute
-    )
-    return y, (h_n,) if c0 is None else (h_n, c_n)
-
-
-def _flows(cell: str, hidden: int, layers: int, decision: Decision, weight: Tensor) -> bool:
-    """Whether the layers run as one wavefront."""
-    chosen = decision.plan
-    if chosen is None:
-        return False
-    device, dtype = Device.of(weight.device), compute_dtype(weight)
-    found = wavefront_plan(
-        CELLS[cell], hidden, layers, dtype, device, chosen.precision, chosen.mode
-    )
-    return isinstance(found, Plan)
-
-
-def _wavefront(
-    cell: str,
-    decision: Decision,
-    data: Tensor,
-    weights: Sequence[Tensor],
-    size: int,
-    has_biases: bool,
-    state: States,
-    rows: Rows,
-    order: Tensor | None,
-    seed: Tensor | None,
-    dropout: float,
-) -> tuple[Tensor, States]:
-    """All layers as one operator; see `stack.py`."""
-    assert decision.plan is not None
-
-    def stacked(i: int) -> Tensor:
-        return torch.stack(tuple(weights[i::size]))
-
-    biases = (stacked(2), stacked(3)) if has_biases else (None, None)
-    peepholes = stacked(size - 1) if CELLS[cell].weights else None
-    above = torch.stack(tuple(weights[size::size]))
-    h0, c0 = state[0], state[1] if len(state) > 1 else None
-    inputs = (data, weights[0], above, stacked(1), *biases, peepholes, h0, c0)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    y, h_n, c_n, *_ = stack(
-        *inputs,
-        rows.batch_sizes,
-        rows.offsets,
-        order,
-        seed if dropout > 0 else None,
-        dropout,
-        cell,
-        decision.plan.mode,
-        save,
-    )
-    return y, (h_n,) if c0 is None else (h_n, c_n)
-
-
-def _torch_stack(
-    cell: str,
-    data: Tensor,
-    state: States,
-    weights: Sequence[Tensor],
-    options: tuple[bool, int, float, bool, bool],
-    rows: Rows,
-) -> tuple[Tensor, States]:
-    call = getattr(_VF, cell)
-    start = state if len(state) > 1 else state[0]
-    if rows.batch_sizes is None:
-        output, *last = call(data, start, list(weights), *options, False)
-    else:
-        output, *last = call(data, rows.batch_sizes, start, list(weights), *options)
-    return output, tuple(last)
-
-
-def _autocast(
-    data: Tensor, state: States, weights: Sequence[Tensor]
-) -> tuple[Tensor, States, Sequence[Tensor]]:
-    """Cast to autocast's dtype where it is on, as torch does for cuDNN's layers."""
-    dtype = compute_dtype(weights[1])
-    if all(tensor.dtype == dtype for tensor in (weights[1], data, *state)):
-        return data, state, weights
-    return data.to(dtype), tuple(v.to(dtype) for v in state), [w.to(dtype) for w in weights]
-
-
-def _packed_rows(batch_sizes: Tensor) -> Rows:
-    """The rows of a PackedSequence, on the CPU as torch keeps its batch sizes."""
-    offsets = batch_sizes.cumsum(0) - batch_sizes
-    return Rows(batch_sizes.shape[0], int(batch_sizes[0]), batch_sizes, offsets)
-
-
-def _on_host(lengths: Tensor, decision: Decision) -> bool:
-    """Whether lengths may be read: not on a device, in a trace or under a transform."""
-    traced = torch.compiler.is_compiling() or decision.engine == "reference"
-    return lengths.device.type == "cpu" and not traced
-
-
-def _checked_lengths(lengths: Tensor, input: Tensor, least: int = 0) -> Tensor:
-    steps, batch = input.shape[:2]
-    if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
-        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
-    if lengths.shape != (batch,):
-        raise ValueError(
-            f"expected one length a sequence, shape ({batch},), got {tuple(lengths.shape)}"
-        )
-    lengths = lengths.to(torch.int64)  # int8 could not be compared with 200 steps
-    outside = (lengths < least) | (lengths > steps)
-    if lengths.device.type != "cpu" or torch.compiler.is_compiling():
-        # Never read on the host: a failed assertion stops the device.
-        torch._assert_async(
-            ~outside.any(), f"lengths must lie between {least} and the number of steps"
-        )
-    elif outside.any():
-        where = int(outside.nonzero()[0])
-        raise ValueError(
-            f"lengths must lie between {least} and the input's {steps} steps, "
-            f"got {int(lengths[where])} for sequence {where}"
-        )
-    return lengths
-
-
-def _only_real_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tuple[Tensor, States]:
-    """Lengths on the host: pack, run Σ lengths rows, unpack; empty sequences keep their state."""
-    steps, batch = input.shape[:2]
-    ordered, order = lengths.sort(descending=True, stable=True)
-    running = int((ordered > 0).sum())
-    if batch == 0:
-        return run(input, hx, Rows(steps, 0), None)
-    if running == 0:
-        # One step over zeros sets dtype and width; sums over no element keep all on the graph.
-        one = tuple(value[:, :1].contiguous() for value in hx)
-        output, _ = run(torch.zeros_like(input[:1, :1]), one, Rows(1, 1), None)
-        nothing = output[..., :0].sum() + input[:0].sum().to(output.dtype)
-        zeros = output.new_zeros(steps, batch, output.shape[-1])
-        return zeros + nothing, tuple(value.to(output.dtype) + nothing for value in hx)
-    inverse = order.argsort().to(input.device)
-    order = order.to(input.device)
-    start = tuple(value.index_select(1, order) for value in hx)
-    packed = pack_padded_sequence(input.index_select(1, order[:running]), ordered[:running])
-    data, last = run(
-        packed.data,
-        tuple(value[:, :running].contiguous() for value in start),
-        _packed_rows(packed.batch_sizes),
-        order[:running],
-    )
-    output, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=steps)
-    if running < batch:
-        output = pad(output, (0, 0, 0, batch - running))
-        last = tuple(
-            torch.cat([ran, kept[:, running:].to(ran.dtype)], 1)
-            for ran, kept in zip(last, start, strict=True)
-        )
-    return output.index_select(1, inverse), tuple(value.index_select(1, inverse) for value in last)
-
-
-def _all_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tuple[Tensor, States]:
-    """Lengths on the device, or traced: T·B rows, order and counts never read by the host."""
-    steps, batch = input.shape[:2]
-    lengths = lengths.to(input.device)
-    ordered, order = lengths.sort(descending=True, stable=True)
-    inverse = order.argsort()
-    step = torch.arange(steps, device=input.device)
-    inside = step[:, None] < ordered
-    # What lies past a length may be anything, also NaN; it must not reach a weight's gradient.
-    data = input.index_select(1, order).masked_fill(~inside.unsqueeze(-1), 0)
-    output, last = run(
-        data.flatten(0, 1),
-        tuple(value.index_select(1, order) for value in hx),
-        Rows(steps, batch, inside.sum(1), step * batch),
-        order,
-    )
-    output = output.view(steps, batch, -1)
-    return output.index_select(1, inverse), tuple(value.index_select(1, inverse) for value in last)

@@ -115,12 +115,13 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from benchmarks import floor, floor_kernels
-from rnnkit_kernels.audit import assembly, audit
+from rnnkit_kernels.audit import assembly
+from rnnkit_kernels.audit.compilation import registers_and_stack, source_of
 
 def compiled(kernel, pointers, **constants):
     options = floor_kernels.options_of(**constants)
     shapes = {name: options.pop(name) for name in constants}
-    source = audit.source_of(kernel, shapes, torch.bfloat16)
+    source = source_of(kernel, shapes, torch.bfloat16)
     for name, kind in pointers.items():
         source.signature[name] = kind
     return triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
@@ -133,7 +134,7 @@ def report(made):
     found = list(assembly.operations(made.asm["ttgir"]))
     rules = assembly._polls(found, len(loads(found, "load")), made.asm["ttgir"])
     return {
-        "stack": audit.registers_and_stack(made.asm["cubin"])[1],
+        "stack": registers_and_stack(made.asm["cubin"])[1],
         "shared": made.metadata.shared,
         "loads": loads(found, "load"), "stores": loads(found, "store"),
         "atomics": sum(o.name == "tt.atomic_rmw" and o.in_loop for o in found),

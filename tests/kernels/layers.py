@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS
-from rnnkit_kernels.ops import recurrence as ops
+from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.recurrence.rows import Rows
 
 BAND = 8  # units in the last place of the largest value, beside twice the plain loop's own error
@@ -39,14 +39,14 @@ class Layer:
             y, h_n, c_n = reference.layer(self.cell, self.inputs, self.rows, self.reverse)
             results = [y, h_n] if c_n is None else [y, h_n, c_n]
         else:
-            y, h_n, c_n, _, _ = ops.recurrence(
+            y, h_n, c_n, _, _ = recurrence(
                 *self.operator_inputs(), self.cell, self.reverse, mode, True, recompute
             )
             results = [y, h_n[0], c_n[0]] if CELLS[self.cell].has_cell_state else [y, h_n[0]]
         return [*results, *torch.autograd.grad(results, self.leaves(), self.gradients)]
 
     def operator_inputs(self) -> list[Tensor | None]:
-        """The tensors that `ops.recurrence` takes: with a leading dimension of one direction."""
+        """The tensors that `recurrence` takes: with a leading dimension of one direction."""
         x, *others, zoneout = self.inputs
         led = [None if tensor is None else tensor[None] for tensor in others]
         mask = None if zoneout is None else zoneout[:, None]

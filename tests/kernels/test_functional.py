@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from rnnkit_kernels import functional
+from rnnkit_kernels import functional, layers
 from rnnkit_kernels.dispatch.choice import choose
-from rnnkit_kernels.ops import recurrence as ops
+from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.recurrence import backward, forward
 from tests.kernels.layers import random_layer
 
@@ -67,7 +67,7 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
     x.requires_grad_()
     expected, *states = run(layer, x, state, lengths=lengths, backend=backend)
     with monkeypatch.context() as patch:
-        patch.setattr(functional, "_on_host", lambda lengths, decision: False)
+        patch.setattr(layers, "on_host", lambda lengths, decision: False)
         y, *last = run(layer, x, state, lengths=lengths, backend="triton")
     torch.testing.assert_close(y, expected)
     for a, b in zip(last, states, strict=True):
@@ -85,7 +85,7 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
 def test_states_and_gradients_may_lie_anyhow(
     layout: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(functional, "wavefront_plan", lambda *given: None)
+    monkeypatch.setattr(layers, "wavefront_plan", lambda *given: None)
     layer, x, _ = setup("lstm", num_layers=2)
     makers = {
         "transposed": lambda: torch.randn(2, 5, 4).transpose(1, 2),
@@ -160,9 +160,9 @@ def test_only_a_pass_that_wants_gradients_saves(monkeypatch: pytest.MonkeyPatch)
 
     def spy(*inputs: Any) -> Any:
         saves.append(inputs[-2])
-        return ops.recurrence(*inputs)
+        return recurrence(*inputs)
 
-    monkeypatch.setattr(functional, "recurrence", spy)
+    monkeypatch.setattr(layers, "recurrence", spy)
     y = run(layer, x, state, backend="triton")[0]
     with torch.no_grad():
         quiet = run(layer, x, state, backend="triton")[0]
@@ -174,7 +174,7 @@ def test_only_a_pass_that_wants_gradients_saves(monkeypatch: pytest.MonkeyPatch)
 
 def test_backward_without_what_it_needs_says_so() -> None:
     layer = random_layer("lstm").to(torch.float32)
-    y = ops.recurrence(*layer.operator_inputs(), "lstm", False, "resident", False, False)[0]
+    y = recurrence(*layer.operator_inputs(), "lstm", False, "resident", False, False)[0]
     with pytest.raises(RuntimeError, match="with gradients off"):
         y.sum().backward()
 
@@ -251,7 +251,7 @@ def test_no_sequences_have_gradients_of_zero(cell: str, recompute: bool) -> None
     states = [None if t is None else t.detach()[:, :0] for t in (h0, c0)]
     assert x is not None
     inputs = (x.detach()[:, :0].requires_grad_(), *weights, *states, None, None, None)
-    y = ops.recurrence(*inputs, cell, False, "eager", True, recompute)[0]
+    y = recurrence(*inputs, cell, False, "eager", True, recompute)[0]
     y.sum().backward()
     for leaf in layer.leaves()[1:5]:
         assert leaf.grad is not None
@@ -264,10 +264,10 @@ def test_backward_runs_where_the_flag_for_float32_has_changed(
     """64 units stay on chip in TF32 and not in IEEE float32."""
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "tf32")
     layer = random_layer("lstm", hidden=64).to(torch.float32)
-    results = ops.recurrence(*layer.operator_inputs(), "lstm", False, "resident", True, False)
+    results = recurrence(*layer.operator_inputs(), "lstm", False, "resident", True, False)
     monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
     found = torch.autograd.grad(results[0].sum(), layer.leaves()[:5])
-    eager = ops.recurrence(*layer.operator_inputs(), "lstm", False, "eager", True, False)
+    eager = recurrence(*layer.operator_inputs(), "lstm", False, "eager", True, False)
     expected = torch.autograd.grad(eager[0].sum(), layer.leaves()[:5])
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -24,13 +24,17 @@ import triton
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
+import rnnkit_kernels.layers
 from rnnkit_kernels import functional
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dispatch import choice
-from rnnkit_kernels.ops import recurrence as ops
-from rnnkit_kernels.ops.stack import stack, wavefront_plan
+from rnnkit_kernels.ops import planned as ops_planned
+from rnnkit_kernels.ops.context import recurrent_precision
+from rnnkit_kernels.ops.recurrence import recurrence
+from rnnkit_kernels.ops.stack import stack
 from rnnkit_kernels.recurrence import exchange, plan, resident, stepping
 from rnnkit_kernels.recurrence.rows import Rows
+from rnnkit_kernels.recurrence.wavefront import wavefront_plan
 from tests.kernels import layers
 from tests.kernels.layers import (
     Layer,
@@ -243,7 +247,7 @@ def test_what_is_not_kept_changes_nothing(mode: str, meets: None) -> None:
     plain, exact = layer.run("reference"), layer.to(torch.float64).run("reference")
     assert_as_exact(layer.run(mode, recompute=True), plain, exact, torch.bfloat16)
     given = (*layer.operator_inputs(), "lstm", False, mode, False, False)
-    assert_as_exact([ops.recurrence(*given)[0]], plain[:1], exact[:1], torch.bfloat16)
+    assert_as_exact([recurrence(*given)[0]], plain[:1], exact[:1], torch.bfloat16)
 
 
 # T, B, D, H, layers, directions, ragged: the benchmarks' cases, T cut to 64.
@@ -364,11 +368,11 @@ def test_layers_are_as_exact_as_cudnn(
         stacks += 1
         return stack(*given)
 
-    monkeypatch.setattr(functional, "stack", counted)
+    monkeypatch.setattr(rnnkit_kernels.layers, "stack", counted)
     _, batch, _, hidden, count, directions, _ = SHAPES[shape]
     flows, device = False, plan.Device.of(DEVICE)
     with computed_in(precision) as dtype:
-        products = ops.recurrent_precision()
+        products = recurrent_precision()
         found = plan.plan(CELLS[cell], hidden, dtype, device, products, batch=batch)
         assert isinstance(found, plan.Plan)
         if found.mode in MEETINGS:
@@ -502,11 +506,11 @@ def test_polls_used_up_are_an_error(
     """No poll is allowed, so that no program waits; in either pass, and once only."""
     layer = on_device(random_layer("lstm", hidden=HIDDEN, batch=BATCH)).to(torch.bfloat16)
     given = (*layer.operator_inputs(), "lstm", False, mode, True, False)
-    expected, y = layer.run(mode), ops.recurrence(*given)[0]
+    expected, y = layer.run(mode), recurrence(*given)[0]
     with monkeypatch.context() as patch:
         patch.setattr(exchange, "MAX_POLLS", 0)
         with pytest.raises(RuntimeError, match="waited for each other in vain"):
-            ops.recurrence(*given)
+            recurrence(*given)
         with pytest.raises(RuntimeError, match="waited for each other in vain"):
             torch.autograd.grad(y.sum(), layer.leaves())
     assert_equal(layer.run(mode), expected)
@@ -531,7 +535,7 @@ def test_a_grid_that_does_not_fit_falls_back_to_one_launch_a_step(
 
     launch = exchange.cooperate
     monkeypatch.setattr(exchange, "cooperate", cooperate)
-    monkeypatch.setattr(ops, "plan", planned)
+    monkeypatch.setattr(ops_planned, "plan", planned)
     monkeypatch.setattr(plan, "MANY_SEQUENCES", 10**6)  # or tiles were wider, and a new kernel
     layer = on_device(random_layer("lstm", hidden=HIDDEN, batch=BATCH)).to(torch.bfloat16)
     layer = of_steps(layer, 5, 16 * 500)

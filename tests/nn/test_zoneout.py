@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import rnnkit
-from rnnkit_kernels import functional
+from rnnkit_kernels import layers
 from tests.nn.layers import CLASSES, assert_close, assert_equal, gradients, leaf, random_state
 from tests.nn.layers import tensors as tensors_of
 
@@ -144,7 +144,7 @@ def forms(
     packed, last = draw(layer, pack_padded_sequence(input, LENGTHS, enforce_sorted=False), hx)
     yield "packed", (pad_packed_sequence(packed)[0], last)
     with monkeypatch.context() as patch:  # the T·B rows that a GPU runs
-        patch.setattr(functional, "_on_host", lambda *_: False)
+        patch.setattr(layers, "on_host", lambda *_: False)
         yield "rows for every step", draw(layer, input, hx, lengths=LENGTHS)
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")

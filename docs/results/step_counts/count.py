@@ -3,17 +3,19 @@
     PYTHONPATH=kernels python docs/results/step_counts/count.py > version_2.json
 
 Compiles the kernels that are on the path for sm_90; no GPU is needed. Version 1 are the kernels of
-commit c1ae0b6, with `audit.py` and `assembly.py` of today, which count.
+commit c1ae0b6, with the audit of today, which count.
 """
 
 import json
 
-from rnnkit_kernels import audit
+from rnnkit_kernels.audit.cases import Case
+from rnnkit_kernels.audit.compilation import compile_case
+from rnnkit_kernels.audit.sources import source_hash
 
 counts = []
 for hidden in (768, 1024):
-    case = audit.Case("lstm", hidden, mode="data", ragged=False)
-    _, plan, kernels = audit.compile_case(case)
+    case = Case("lstm", hidden, mode="data", ragged=False)
+    _, plan, kernels = compile_case(case)
     for tiles, found in zip((plan.forward, plan.backward), kernels, strict=True):
         counts.append(
             {
@@ -28,4 +30,4 @@ for hidden in (768, 1024):
                 "shared_memory": found.shared_memory,
             }
         )
-print(json.dumps({"source": audit.source_hash(), "counts": counts}, indent=1))
+print(json.dumps({"source": source_hash(), "counts": counts}, indent=1))

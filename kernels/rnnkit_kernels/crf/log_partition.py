@@ -26,7 +26,8 @@ import torch
 from torch import Tensor
 
 from rnnkit_kernels.crf import loops
-from rnnkit_kernels.ops.recurrence import differentiate_twice, on_device
+from rnnkit_kernels.ops.context import on_device
+from rnnkit_kernels.ops.twice import differentiate_twice
 
 MAX_TAGS = 64  # the kernels' registers hold all moves twice; between 128 tags they spill
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dispatch import tables
-from rnnkit_kernels.ops.recurrence import recurrent_precision
+from rnnkit_kernels.ops.context import recurrent_precision
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, plan
 
 Backend = Literal["auto", "triton", "torch", "resident", "data", "counter", "launch", "eager"]

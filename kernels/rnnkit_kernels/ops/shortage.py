@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.ops.planned import planned
 
 Operator = TypeVar("Operator", bound=Callable[..., Any])
 
@@ -66,8 +67,6 @@ def _mode(given: dict[str, Any]) -> str:
     """The mode of `Plan` that a plan's rule has led to, or as it was given."""
     mode: str = given["mode"]
     if mode in ("rule", "alone"):
-        from rnnkit_kernels.ops.recurrence import planned  # which imports this module
-
         with contextlib.suppress(RuntimeError):
             return planned(CELLS[given["cell"]], given["weight_hh"], given["h0"], mode).mode
     return mode

@@ -1,132 +1,89 @@
-"""The mask of `dropout.py` in Triton: for a tile inside a kernel, and dropout itself in one pass.
+"""Philox in PyTorch: the random words of a mask, where they belong, and which of them keep.
 
-Only a path that runs Triton imports this module.
+Philox-4x32-10 of Salmon et al. 2011; `dropout.py` says which word is whose. `kernels.py` draws the
+same words in Triton.
 """
 
-# Bodies that Triton compiles take no annotations.
-
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
-from rnnkit_kernels.random.dropout import packed_offsets, scale, steps, threshold
-
-_TILE = 2048  # elements a program: four draws of four words for each of 128 threads
-_WIDEST = 512
-
-
-@triton.jit
-def key(seed):
-    """(low, high) 32 bits of an int64 seed, which `words` and `keep` take."""
-    return seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
+# Numbers of `layer` that one layer uses: dropout of its output, zoneout of h, zoneout of c.
+STREAMS = 3
+_ROUNDS = 10
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
+_LOW = 0xFFFFFFFF
 
 
-@triton.jit
-def words(seed_low, seed_high, layer, t, sequence, group):
-    """The four words of counter (group, sequence, t, layer), uint32, of the broadcast shape."""
-    return tl.philox_impl(
-        tl.cast(group, tl.uint32),
-        tl.cast(sequence, tl.uint32),
-        tl.cast(t, tl.uint32),
-        tl.cast(layer, tl.uint32),
-        seed_low,
-        seed_high,
-    )
+def packed_offsets(count: int, batch: int, offsets: Tensor | None) -> Tensor | None:
+    """The offsets that say where `count` rows belong, or None where row t·B + b is b of step t."""
+    # A full count is padded storage, or packed sequences all of one length.
+    return None if offsets is None or count == offsets.shape[0] * batch else offsets
 
 
-@triton.jit
-def keep(seed_low, seed_high, layer, t, sequence, feature, threshold):
-    """Which elements of a tile are kept.
-
-    Integers of any width and of any shapes that broadcast, (units, 1), (1, sequences) and scalars
-    for instance; `threshold` is that of `dropout.py`. Every element draws four words to use one.
-    """
-    a, b, c, d = words(seed_low, seed_high, layer, t, sequence, feature >> 2)
-    lane = feature & 3
-    word = tl.where(lane < 2, tl.where(lane == 0, a, b), tl.where(lane == 2, c, d))
-    return word.to(tl.int64) >= threshold  # p = 1 has a threshold of 33 bits
+def steps(row: Tensor, offsets: Tensor) -> Tensor:
+    """t of each row of packed storage."""
+    return torch.searchsorted(offsets, row, right=True) - 1
 
 
-@triton.jit(do_not_specialize=["layer", "batch", "rows", "threshold"])
-def dropout_tile(
-    x,
-    out,
-    seed,
-    steps,
-    offsets,
-    order,
-    layer: tl.int32,
-    batch: tl.int32,
-    rows: tl.int32,
-    threshold: tl.int64,
-    scale: tl.float64,
-    FEATURES: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-    BLOCK_FEATURES: tl.constexpr,
-):
-    """One tile of rows × features; `steps` and `offsets` are None where row t·B + b is b of t."""
-    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)[:, None]
-    present = row < rows
-    if steps is None:
-        step = row // batch
-        sequence = row - step * batch
-    else:
-        step = tl.load(steps + row, mask=present, other=0)
-        sequence = row - tl.load(offsets + step)
-    if order is not None:
-        sequence = tl.load(order + sequence, mask=present, other=0)
-    low, high = key(tl.load(seed))
-    start = tl.program_id(1) * BLOCK_FEATURES
-    group = start // 4 + tl.arange(0, BLOCK_FEATURES // 4)[None, :]
-    a, b, c, d = words(low, high, layer, step, sequence, group)
-    # The inner joins pair even and odd words, so that the outer one restores their order.
-    drawn = tl.join(tl.join(a, c), tl.join(b, d)).reshape(BLOCK_ROWS, BLOCK_FEATURES)
-    kept = drawn.to(tl.int64) >= threshold
-    feature = start + tl.arange(0, BLOCK_FEATURES)[None, :]
-    at = row.to(tl.int64) * FEATURES + feature
-    inside = present & (feature < FEATURES)
-    value = tl.load(x + at, mask=inside, other=0.0)
-    if x.dtype.element_ty != tl.float64:
-        # Compiled, a scalar argument has a dtype of its own, which would win.
-        value, scale = value.to(tl.float32), tl.full((), scale, tl.float32)
-    scaled = tl.where(kept, value * scale, 0.0)
-    tl.store(out + at, scaled.to(out.dtype.element_ty), mask=inside)
+def threshold(probability: float) -> int:
+    """⌊p·2³²⌋, the first word that keeps its element."""
+    return int(probability * 2**32)
 
 
-def dropout(
-    x: Tensor,
-    probability: float,
-    seed: Tensor,
-    layer: int,
-    batch: int,
-    offsets: Tensor | None,
-    order: Tensor | None,
+def scale(probability: float) -> float:
+    """1 / (1 − p), or 0 where nothing is kept."""
+    return 1 / (1 - probability) if probability < 1 else 0.0
+
+
+def keep(
+    probability: float, seed: Tensor, layer: int, step: Tensor, sequence: Tensor, features: int
 ) -> Tensor:
-    """As `definition` in `dropout.py`, for a contiguous `x`."""
-    out = torch.empty_like(x)
-    features = x.shape[-1]
-    if out.numel() == 0:
-        return out
-    rows = out.numel() // features
-    offsets = packed_offsets(rows, batch, offsets)
-    step = None if offsets is None else steps(torch.arange(rows, device=x.device), offsets)
-    block_features = min(max(triton.next_power_of_2(features), 4), _WIDEST)
-    block_rows = _TILE // block_features
-    dropout_tile[(triton.cdiv(rows, block_rows), triton.cdiv(features, block_features))](
-        x,
-        out,
-        seed,
-        step,
-        offsets,
-        None if order is None else order.contiguous(),
-        layer,
-        batch,
-        rows,
-        threshold(probability),
-        scale(probability),
-        FEATURES=features,
-        BLOCK_ROWS=block_rows,
-        BLOCK_FEATURES=block_features,
+    """Which features are kept.
+
+    Args:
+        probability: of an element to be dropped.
+        seed: int64, one element.
+        layer: an integer.
+        step, sequence: t and the original b, int64 (..., 1).
+        features: F.
+
+    Returns:
+        bool (..., F).
+    """
+    group = torch.arange((features + 3) // 4, device=seed.device)
+    seed = seed.reshape(())
+    words = philox(
+        (group, sequence, step, torch.full_like(step, layer)),
+        (seed & _LOW, (seed >> 32) & _LOW),
     )
-    return out
+    first = threshold(probability)
+    return torch.stack([word >= first for word in words], -1).flatten(-2)[..., :features]
+
+
+def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Philox-4x32-10; a word is an int64 in [0, 2³²).
+
+    Args:
+        counter: four tensors of words that broadcast against each other.
+        key: two words, of shape ().
+
+    Returns:
+        Four tensors of words, of the shape they broadcast to.
+    """
+    a, b, c, d = counter
+    rounds = torch.arange(_ROUNDS, device=key[0].device)
+    keys = [((k + rounds * by) & _LOW).unbind() for k, by in zip(key, _KEY_STEPS, strict=True)]
+    for key_a, key_b in zip(*keys, strict=True):
+        high_a, low_a = _multiply(a, _MULTIPLIERS[0])
+        high_c, low_c = _multiply(c, _MULTIPLIERS[1])
+        a, b, c, d = high_c ^ b ^ key_a, low_c, high_a ^ d ^ key_b, low_a
+    return a, b, c, d
+
+
+def _multiply(word: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    """High and low 32 bits of word · by, for 2³¹ ≤ by < 2³²."""
+    # word · by can exceed an int64. word · (by − 2³²) lies in (−2⁶³, 0] and its high half, rounded
+    # down, is too small by exactly word.
+    product = word * (by - 2**32)
+    return (product >> 32) + word, product & _LOW

@@ -18,7 +18,7 @@ import triton
 from torch import Tensor
 
 from rnnkit_kernels.cells import Cell
-from rnnkit_kernels.random.dropout import STREAMS, scale, threshold
+from rnnkit_kernels.random.philox import STREAMS, scale, threshold
 from rnnkit_kernels.recurrence.exchange import blank_exchange, launch_together
 from rnnkit_kernels.recurrence.layout import aligned, padded_rows, padded_width, stage_functions
 from rnnkit_kernels.recurrence.plan import Plan

@@ -6,7 +6,7 @@ They meet by leaving the kernel (launch), or inside it (counter and data of `exc
 import triton
 import triton.language as tl
 
-from rnnkit_kernels.random.philox import keep, key
+from rnnkit_kernels.random.kernels import keep, key
 from rnnkit_kernels.recurrence.exchange import COUNTER_STRIDE, arrive, publish, settle, wait
 from rnnkit_kernels.recurrence.layout import (
     count_of,

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
-from rnnkit_kernels.ops.recurrence import differentiate_twice, on_device
+from rnnkit_kernels.ops.context import on_device
+from rnnkit_kernels.ops.twice import differentiate_twice
 from rnnkit_kernels.recurrence.eager import state_dtype
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported

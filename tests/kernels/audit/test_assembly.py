@@ -19,16 +19,17 @@ SCRIPT = """
 import json
 import triton
 from triton.backends.compiler import GPUTarget
-from rnnkit_kernels.audit import audit
+from rnnkit_kernels.audit.cases import DTYPES, Case
+from rnnkit_kernels.audit.compilation import kernels_of, source_of
 from rnnkit_kernels.cells import CELLS
 
 texts = {}
 for mode in ("data", "counter", "launch"):
-    case = audit.Case("lstm", 96, mode=mode)
-    name, function, constants, options, (polled, held) = audit.kernels_of(
-        CELLS["lstm"], case.plan(), 96, audit.DTYPES["bf16"][0], ragged=True, members=1
+    case = Case("lstm", 96, mode=mode)
+    name, function, constants, options, (polled, held) = kernels_of(
+        CELLS["lstm"], case.plan(), 96, DTYPES["bf16"][0], ragged=True, members=1
     )[0]
-    source = audit.source_of(function, constants, audit.DTYPES["bf16"][0])
+    source = source_of(function, constants, DTYPES["bf16"][0])
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     texts[mode] = [mode, polled, held, True, compiled.asm["ttgir"], compiled.asm["ptx"]]
 print(json.dumps(texts))

@@ -17,13 +17,15 @@ KERNELS = Path(__file__).parents[3] / "kernels"
 SCRIPT = """
 import dataclasses, json
 from concurrent.futures import ProcessPoolExecutor
-from rnnkit_kernels.audit import audit
+from rnnkit_kernels.audit.cases import DTYPES, quick_cases
+from rnnkit_kernels.audit.compilation import compile_case
+from rnnkit_kernels.audit.sources import source_hash
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.recurrence import resident, stepping
 from rnnkit_kernels.recurrence.plan import Plan, resident_bytes, together_bytes
 
 def estimates(case, found):
-    cell, itemsize = CELLS[case.cell], audit.DTYPES[case.dtype][0].itemsize
+    cell, itemsize = CELLS[case.cell], DTYPES[case.dtype][0].itemsize
     if found.mode == "resident":
         return [resident_bytes(cell, found.forward.chunks[0], itemsize, 16)] * 2
     if found.mode == "launch":
@@ -41,14 +43,14 @@ def row(result):
 
 if __name__ == "__main__":
     with ProcessPoolExecutor(2) as pool:
-        rows = [row(result) for result in pool.map(audit.compile_case, audit.quick_cases())]
+        rows = [row(result) for result in pool.map(compile_case, quick_cases())]
     kernels = [stepping.stepping_forward, stepping.stepping_backward,
                resident.resident_forward, resident.resident_backward]
     runtime = ("first_member", "reverse", "begin", "end", "steps", "batch", "budget", "threshold",
                "scale")
     specialised = [f"{kernel.__name__}.{p.name}" for kernel in kernels for p in kernel.params
                    if p.name in runtime and not p.do_not_specialize]
-    print(json.dumps({"rows": rows, "specialised": specialised, "hash": audit.source_hash()}))
+    print(json.dumps({"rows": rows, "specialised": specialised, "hash": source_hash()}))
 """
 
 

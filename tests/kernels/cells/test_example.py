@@ -11,7 +11,7 @@ import torch
 
 from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS
-from rnnkit_kernels.ops import recurrence as ops
+from rnnkit_kernels.ops.recurrence import recurrence
 from tests.kernels.layers import assert_as_exact_as_a_plain_loop, random_layer
 
 README = Path(__file__).parents[3] / "kernels" / "README.md"
@@ -49,9 +49,7 @@ def test_the_example_is_differentiable_twice(example: str) -> None:
     def run(*values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = iter(values)
         spread = [None if t is None else next(given) for t in inputs[:-2]]
-        results = ops.recurrence(
-            *spread, *inputs[-2:], example, False, "eager", True, recompute=True
-        )
+        results = recurrence(*spread, *inputs[-2:], example, False, "eager", True, recompute=True)
         return results[:2]
 
     torch.autograd.gradcheck(run, leaves, fast_mode=True)

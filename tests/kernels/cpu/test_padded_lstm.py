@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from rnnkit_kernels import functional
+from rnnkit_kernels import functional, layers
 from rnnkit_kernels.cpu import padded_lstm
 
 STEPS, BATCH, FEATURES, HIDDEN = 9, 5, 3, 4
@@ -59,7 +59,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(1)
         return padded_lstm.padded_lstm(*given)
 
-    monkeypatch.setattr(functional, "padded_lstm", counted)
+    monkeypatch.setattr(layers, "padded_lstm", counted)
     return found
 
 

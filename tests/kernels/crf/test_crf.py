@@ -284,14 +284,15 @@ def test_shapes_that_do_not_fit_are_refused_before_anything_is_read(backend: Any
 
 COMPILE = """
 import json
-from rnnkit_kernels.audit import audit
+from rnnkit_kernels.audit.cases import crf_cases
+from rnnkit_kernels.audit.compilation import compile_crf
 from rnnkit_kernels.crf import kernels as crf_kernels
 cases = [("sm_80", 64, "fp32"), ("sm_90", 32, "bf16"), ("sm_100", 50, "fp16")]
 kernels = (crf_kernels.partition_forward, crf_kernels.partition_backward)
 integers = [(p.name, p.do_not_specialize) for k in kernels for p in k.params
             if p.name in ("batch", "steps")]
-rows = [[*case, [vars(r) for r in found]] for case, found in map(audit.compile_crf, cases)]
-print(json.dumps({"rows": rows, "integers": integers, "all": audit.crf_cases()}))
+rows = [[*case, [vars(r) for r in found]] for case, found in map(compile_crf, cases)]
+print(json.dumps({"rows": rows, "integers": integers, "all": crf_cases()}))
 """
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rnnkit_kernels import functional
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dispatch.choice import Extras
-from rnnkit_kernels.ops import recurrence as ops
+from rnnkit_kernels.ops.recurrence import recurrence
 
 # Values a unit: a GRU keeps R_n h + b beside its gates, an Elman layer knows its gate from y.
 GATES = {
@@ -92,7 +92,7 @@ def test_one_layer_keeps_no_more_than_the_table(
     c0 = torch.zeros_like(h0) if CELLS[cell].has_cell_state else None
 
     def call(x: Tensor) -> Any:
-        return ops.recurrence(
+        return recurrence(
             x,
             weight_ih,
             weight_hh,

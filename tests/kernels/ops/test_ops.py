@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS
-from rnnkit_kernels.ops import recurrence as ops
+from rnnkit_kernels.ops.recurrence import recurrence
+from rnnkit_kernels.ops.recurrence_backward import recurrence_backward
 from tests.kernels.layers import Layer, random_layer
 
 TESTS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
@@ -19,13 +20,13 @@ def arguments(layer: Layer, mode: str, save: bool = True) -> tuple[object, ...]:
 @pytest.mark.parametrize("storage", ["dense", "padded"])
 def test_forward_operator_passes_opcheck(storage: str, mode: str) -> None:
     layer = random_layer("lstm", storage, hidden=5).to(torch.float32)
-    torch.library.opcheck(ops.recurrence, arguments(layer, mode), test_utils=TESTS)
+    torch.library.opcheck(recurrence, arguments(layer, mode), test_utils=TESTS)
 
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_operator_passes_opcheck_for_every_cell(cell: str) -> None:
     layer = random_layer(cell, "packed", hidden=5)
-    torch.library.opcheck(ops.recurrence, arguments(layer, "eager"), test_utils=TESTS)
+    torch.library.opcheck(recurrence, arguments(layer, "eager"), test_utils=TESTS)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -34,11 +35,11 @@ def test_backward_operator_passes_opcheck(cell: str, recompute: bool) -> None:
     layer = random_layer(cell, hidden=5, zoneout=recompute)
     inputs = layer.operator_inputs()
     with torch.no_grad():
-        y, _, _, saved, states = ops.recurrence(*inputs, cell, True, "eager", True, recompute)
+        y, _, _, saved, states = recurrence(*inputs, cell, True, "eager", True, recompute)
     dy, *last = layer.gradients
     arriving = (dy, last[0][None], last[1][None] if len(last) > 1 else None)
     given = (*arriving, *inputs, y, saved, states, cell, True, "eager", recompute, True)
-    torch.library.opcheck(ops.recurrence_backward, given, test_utils=TESTS)
+    torch.library.opcheck(recurrence_backward, given, test_utils=TESTS)
 
 
 @pytest.mark.parametrize("projection", [0, 3])
@@ -46,7 +47,7 @@ def test_fakes_have_the_real_shapes_and_dtypes(projection: int) -> None:
     for cell in CELLS if projection == 0 else ("lstm",):
         for save in (True, False):
             layer = random_layer(cell, "packed", hidden=5, projection=projection)
-            real = ops.recurrence(*arguments(layer.to(torch.float16), "eager", save))
+            real = recurrence(*arguments(layer.to(torch.float16), "eager", save))
             meta = Layer(
                 layer.cell,
                 [None if t is None else t.detach().half().to("meta") for t in layer.inputs],
@@ -54,7 +55,7 @@ def test_fakes_have_the_real_shapes_and_dtypes(projection: int) -> None:
                 layer.reverse,
                 [],
             )
-            fake = ops.recurrence(*arguments(meta, "eager", save))
+            fake = recurrence(*arguments(meta, "eager", save))
             for a, b in zip(real, fake, strict=True):
                 assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
@@ -69,7 +70,7 @@ def test_first_and_second_gradients_are_exact(cell: str, reverse: bool, storage:
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         given = iter(values)
         layer.inputs = [None if t is None else next(given) for t in layer.inputs]
-        results = ops.recurrence(*arguments(layer, "eager"))[:3]
+        results = recurrence(*arguments(layer, "eager"))[:3]
         return results if CELLS[cell].has_cell_state else results[:2]
 
     torch.autograd.gradcheck(run, leaves, fast_mode=True)
@@ -83,7 +84,7 @@ def test_projected_lstm_is_differentiable_twice() -> None:
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         given = iter(values)
         layer.inputs = [None if t is None else next(given) for t in layer.inputs]
-        return ops.recurrence(*arguments(layer, "eager"))[:3]
+        return recurrence(*arguments(layer, "eager"))[:3]
 
     torch.autograd.gradcheck(run, leaves, fast_mode=True)
     torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
@@ -93,8 +94,8 @@ def test_nothing_is_saved_without_a_backward_pass() -> None:
     for mode in ("eager", "launch", "resident"):
         for cell in ("lstm", "gru_reset_before"):
             layer = random_layer(cell).to(torch.float32)
-            kept = ops.recurrence(*arguments(layer, mode, save=True))
-            y, h_n, c_n, saved, states = ops.recurrence(*arguments(layer, mode, save=False))
+            kept = recurrence(*arguments(layer, mode, save=True))
+            y, h_n, c_n, saved, states = recurrence(*arguments(layer, mode, save=False))
             assert saved.numel() == states.numel() == 0
             for a, b in zip((y, h_n, c_n), kept, strict=False):
                 assert torch.equal(a, b)
@@ -104,7 +105,7 @@ def test_input_that_wants_no_gradient_gets_none() -> None:
     layer = random_layer("lstm")
     assert layer.inputs[0] is not None
     layer.inputs[0].requires_grad_(False)
-    y = ops.recurrence(*arguments(layer, "eager"))[0]
+    y = recurrence(*arguments(layer, "eager"))[0]
     y.sum().backward()
     assert layer.inputs[0].grad is None
     assert all(tensor.grad is not None for tensor in layer.inputs[1:5])  # type: ignore[union-attr]
@@ -112,10 +113,10 @@ def test_input_that_wants_no_gradient_gets_none() -> None:
 
 def test_kernels_refuse_what_they_cannot_run() -> None:
     with pytest.raises(RuntimeError, match="float32, float16 and bfloat16, not"):
-        ops.recurrence(*arguments(random_layer("lstm"), "launch"))
+        recurrence(*arguments(random_layer("lstm"), "launch"))
     projected = random_layer("lstm", projection=3).to(torch.float32)
     with pytest.raises(RuntimeError, match="no projection"):
-        ops.recurrence(*arguments(projected, "launch"))
+        recurrence(*arguments(projected, "launch"))
     large = random_layer("lstm", hidden=300).to(torch.float32)
     with pytest.raises(RuntimeError, match="hidden size 300 does not stay on chip"):
-        ops.recurrence(*arguments(large, "resident"))
+        recurrence(*arguments(large, "resident"))

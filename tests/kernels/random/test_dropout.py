@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from rnnkit_kernels.random.dropout import _operator, dropout, keep, threshold
-from rnnkit_kernels.random.dropout import philox as philox_words
+from rnnkit_kernels.random.dropout import _operator, dropout
+from rnnkit_kernels.random.philox import keep, threshold
+from rnnkit_kernels.random.philox import philox as philox_words
 from rnnkit_kernels.recurrence.rows import Rows
 
 STEPS, BATCH, FEATURES, LAYER = 6, 4, 21, 3
@@ -96,10 +97,10 @@ def integers(text: str) -> list[int]:
 
 
 @pytest.fixture
-def philox() -> ModuleType:
-    from rnnkit_kernels.random import philox  # once conftest.py has said how its kernels are to run
+def kernels() -> ModuleType:
+    from rnnkit_kernels.random import kernels  # once conftest.py has said how they are to run
 
-    return philox
+    return kernels
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)
@@ -318,7 +319,7 @@ def tile(  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize("probability", [1e-10, 0.3, 0.5, 0.75, 1.0])
-def test_a_tile_in_triton_equals_the_definition(philox: ModuleType, probability: float) -> None:
+def test_a_tile_in_triton_equals_the_definition(kernels: ModuleType, probability: float) -> None:
     generator = torch.Generator().manual_seed(0)
     units, sequences, steps = 8, 16, 3
     for seed, layer, unit in [(0, 0, 0), (-1, 1, 36), (2**40 + 3, 2**20, 1001)]:
@@ -332,8 +333,8 @@ def test_a_tile_in_triton_equals_the_definition(philox: ModuleType, probability:
             steps,
             threshold(probability),
             unit,
-            philox.key,
-            philox.keep,
+            kernels.key,
+            kernels.keep,
             units,
             sequences,
         )
@@ -345,12 +346,12 @@ def test_a_tile_in_triton_equals_the_definition(philox: ModuleType, probability:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("storage", STORAGES)
 def test_the_kernel_equals_the_definition(
-    philox: ModuleType, storage: str, dtype: torch.dtype
+    kernels: ModuleType, storage: str, dtype: torch.dtype
 ) -> None:
     case = stored(storage, dtype)
     # bfloat16: the interpreter doesn't round, so only a power of two comes out right.
     for p in (0.5, 1.0) if dtype == torch.bfloat16 else (0.1, 0.5, 1.0):
-        y = philox.dropout(
+        y = kernels.dropout(
             case.x, p, seed_of(), LAYER, case.rows.batch, case.rows.offsets, case.order
         )
         assert y.dtype == dtype
@@ -358,9 +359,9 @@ def test_the_kernel_equals_the_definition(
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 700, 3), (2, 3, 600), (5, 3, 64), (4, 0, 8)])
-def test_the_kernel_covers_every_width(philox: ModuleType, shape: tuple[int, int, int]) -> None:
+def test_the_kernel_covers_every_width(kernels: ModuleType, shape: tuple[int, int, int]) -> None:
     x = torch.ones(shape)
-    y = philox.dropout(x, 0.2, seed_of(), LAYER, shape[1], None, None)
+    y = kernels.dropout(x, 0.2, seed_of(), LAYER, shape[1], None, None)
     assert torch.equal(y, dropout(x, 0.2, seed_of(), LAYER, Rows(*shape[:2])))
 
 
@@ -369,7 +370,7 @@ import itertools
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from rnnkit_kernels.random.philox import dropout_tile
+from rnnkit_kernels.random.kernels import dropout_tile
 
 types = dict(
     x="*bf16", out="*bf16", seed="*i64", steps="*i64", offsets="*i64", order="*i64",

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
-from rnnkit_kernels import functional
+from rnnkit_kernels import functional, layers
 from rnnkit_kernels.cells import CELLS, LSTM
-from rnnkit_kernels.ops import recurrence as ops
-from rnnkit_kernels.ops import stack
+from rnnkit_kernels.ops import planned, stack
+from rnnkit_kernels.ops.recurrence import recurrence
+from rnnkit_kernels.ops.stack_backward import by_definition
 from rnnkit_kernels.recurrence import exchange
 from rnnkit_kernels.recurrence.plan import H200, Plan, Tiles, plan, together_tiles
 from tests.kernels.concurrent import exact_bfloat16_dot, run_programs_concurrently
@@ -52,7 +53,7 @@ def plan_as(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
         found = plan(*arguments)
         return replace(found, **changes) if isinstance(found, Plan) else found
 
-    monkeypatch.setattr(ops, "plan", changed)
+    monkeypatch.setattr(planned, "plan", changed)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,7 @@ def test_directions_run_at_once_where_they_fit(
         plan_as(monkeypatch, multiprocessors=programs)
         grids.clear()
         inputs = (x, *parts, None, None, h0, None, None, None, None)
-        results.append(ops.recurrence(*inputs, "gru", False, meeting, False, False)[:2])
+        results.append(recurrence(*inputs, "gru", False, meeting, False, False)[:2])
         assert grids == expected
     for found in results:
         for a, b in zip(found, layer(x, h0), strict=True):
@@ -211,7 +212,7 @@ def test_a_refused_cooperative_grid_falls_back_to_one_launch_a_step(
 
     monkeypatch.setattr(exchange, "cooperate", refuse)
     layer = random_layer("lstm", hidden=20).to(torch.float32)
-    with pytest.warns(ops.LaunchRefusedWarning, match="in the place of mode data"):
+    with pytest.warns(planned.LaunchRefusedWarning, match="in the place of mode data"):
         found = layer.run("data")
     for a, b in zip(found, layer.run("launch"), strict=True):
         assert torch.equal(a, b)
@@ -266,7 +267,7 @@ def test_layers_as_a_wavefront(
         given = leaves([t if t is None else t.float() for t in inputs], dtype)
         if by_definition:
             order, seed, rate, name = fixed[2:]
-            results = stack.by_definition(tuple(given), layer.rows, order, seed, rate, name)
+            results = by_definition(tuple(given), layer.rows, order, seed, rate, name)
         else:
             results = stack.stack(*given, *fixed, meeting, True)
         kept = list(results[: 2 + has_cell])
@@ -290,7 +291,7 @@ def test_second_derivative_of_a_wavefront() -> None:
         order, seed, rate, name = fixed[2:]
         spread = [*given[:6], None, given[6], None]
         if meeting is None:
-            y = stack.by_definition(tuple(spread), layer.rows, order, seed, rate, name)[0]
+            y = by_definition(tuple(spread), layer.rows, order, seed, rate, name)[0]
         else:
             y = stack.stack(*spread, *fixed, meeting, True)[0]
         first = torch.autograd.grad(y.square().sum(), given, create_graph=True)
@@ -329,7 +330,7 @@ def test_stacked_layers_run_as_a_wavefront_and_draw_the_masks_of_single_layers(
     monkeypatch.setattr(choice, "plan", lambda *args, **kwargs: found)
     together = functional.lstm(x, start, weights, **options)
     assert grids == [(3, 1, 2)]
-    monkeypatch.setattr(functional, "wavefront_plan", lambda *args: None)
+    monkeypatch.setattr(layers, "wavefront_plan", lambda *args: None)
     apart = functional.lstm(x, start, weights, **options)
     assert grids[1:] == [(3, 1, 1)] * 2
     for a, b in zip(together, apart, strict=True):
@@ -426,7 +427,7 @@ def test_each_pass_reports_its_own_wait_in_vain(
 ) -> None:
     layer = random_layer("lstm", hidden=20).to(torch.float32)
     given = (*layer.operator_inputs(), "lstm", False, meeting, True, False)
-    y = ops.recurrence(*given)[0]
+    y = recurrence(*given)[0]
 
     def one_missing(
         kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], options: dict[str, Any]
@@ -436,7 +437,7 @@ def test_each_pass_reports_its_own_wait_in_vain(
     monkeypatch.setattr(exchange, "cooperate", one_missing)
     monkeypatch.setattr(exchange, "MAX_POLLS", 20)
     with pytest.raises(RuntimeError, match="in vain"):
-        ops.recurrence(*given)
+        recurrence(*given)
     with pytest.raises(RuntimeError, match="in vain"):
         torch.autograd.grad(y.sum(), layer.leaves())
 
@@ -446,15 +447,17 @@ RULES = """
 import sys
 import triton
 from triton.backends.compiler import GPUTarget
-from rnnkit_kernels.audit import assembly, audit
+from rnnkit_kernels.audit import assembly
+from rnnkit_kernels.audit.cases import DTYPES, Case
+from rnnkit_kernels.audit.compilation import kernels_of, source_of
 from rnnkit_kernels.cells import CELLS
 
-case = audit.Case("gru_reset_before", 32, mode=sys.argv[1])
-cell, dtype = CELLS[case.cell], audit.DTYPES[case.dtype][0]
-for name, function, constants, options, (polled, held) in audit.kernels_of(
+case = Case("gru_reset_before", 32, mode=sys.argv[1])
+cell, dtype = CELLS[case.cell], DTYPES[case.dtype][0]
+for name, function, constants, options, (polled, held) in kernels_of(
     cell, case.plan(), case.hidden, dtype, ragged=True, members=1
 ):
-    source, target = audit.source_of(function, constants, dtype), GPUTarget("cuda", 90, 32)
+    source, target = source_of(function, constants, dtype), GPUTarget("cuda", 90, 32)
     text = triton.compile(source, target=target, options=options).asm
     faults = assembly.broken_rules(case.mode, polled, held, True, text["ttgir"], text["ptx"])
     barriers = [o for o in assembly.operations(text["ttgir"]) if o.in_loop and "barrier" in o.name]

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 
 from rnnkit_kernels.cells import CELLS
-from rnnkit_kernels.ops import recurrence as ops
+from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.recurrence.layout import step_rows
 from tests.kernels.layers import Layer, assert_as_exact_as_a_plain_loop, random_layer
 
@@ -65,7 +65,7 @@ def test_both_directions_in_one_call(cell: str, mode: str) -> None:
     both = [None if t is None else t.detach().requires_grad_() for t in both]
     x = layers[0].inputs[0]
     rows = layers[0].rows
-    y, h_n, c_n, _, _ = ops.recurrence(
+    y, h_n, c_n, _, _ = recurrence(
         x, *both, None, rows.batch_sizes, rows.offsets, cell, False, mode, True, False
     )
     results = [y, h_n, c_n] if c_n.numel() else [y, h_n]

@@ -363,7 +363,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rnnkit_kernels.audit.audit import registers_and_stack
+from rnnkit_kernels.audit.compilation import registers_and_stack
 from rnnkit_kernels.vocabulary.tiles import gradients_of_band, sums_of_stretches, tiles_of
 
 POINTERS = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}

@@ -1,0 +1,272 @@
+"""Layers above each other, in one direction or both: the engine that was chosen runs each.
+
+Dropout lies between them, and one wavefront takes them all where the plan allows it.
+"""
+
+from __future__ import annotations  # Dynamo can't evaluate those of the inner function
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnkit_kernels import reference
+from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.cpu.padded_lstm import padded_lstm, suits
+from rnnkit_kernels.dispatch.choice import PLAIN, Backend, Decision, Extras, choose, compute_dtype
+from rnnkit_kernels.lengths import (
+    States,
+    all_rows,
+    checked_lengths,
+    on_host,
+    only_real_rows,
+    packed_rows,
+)
+from rnnkit_kernels.ops.recurrence import recurrence
+from rnnkit_kernels.ops.stack import stack
+from rnnkit_kernels.random.dropout import dropout as _dropout
+from rnnkit_kernels.random.philox import STREAMS
+from rnnkit_kernels.recurrence.plan import Device, Plan
+from rnnkit_kernels.recurrence.rows import Rows
+from rnnkit_kernels.recurrence.wavefront import wavefront_plan
+
+_VF: Any = torch._VF
+
+
+def recurrent(
+    cell: str,
+    input: Tensor,
+    hx: States,
+    weights: Sequence[Tensor],
+    *,
+    has_biases: bool = True,
+    has_projections: bool = False,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    training: bool = False,
+    bidirectional: bool = False,
+    batch_sizes: Tensor | None = None,
+    lengths: Tensor | None = None,
+    backend: Backend = "auto",
+    extras: Extras = PLAIN,
+    seed: Tensor | None = None,
+    order: Tensor | None = None,
+) -> tuple[Tensor, States]:
+    """`lstm`, `gru` and `rnn` by the cell's name, a key of `CELLS`."""
+    if batch_sizes is None and input.shape[0] == 0:
+        raise RuntimeError(
+            "Expected sequence length to be larger than 0 in RNN, got an input of 0 steps for "
+            f"a batch of {input.shape[1]}"
+        )
+    if lengths is not None:
+        lengths = checked_lengths(lengths, input)
+    sequences = None if batch_sizes is None else int(batch_sizes[0])
+    directions = 2 if bidirectional else 1
+    decision = choose(
+        cell, input, weights, has_projections, lengths, backend, extras, sequences, num_layers,
+        directions,
+    )  # fmt: skip
+    hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
+    together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
+    together = together and _flows(cell, hidden, num_layers, decision, weights[1])
+    draws = training and decision.engine != "torch" and (dropout > 0 or any(extras.zoneout))
+    if seed is None and draws:
+        seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device)
+
+    def run(data: Tensor, state: States, rows: Rows, order: Tensor | None) -> tuple[Tensor, States]:
+        if decision.engine == "torch":
+            options = (has_biases, num_layers, dropout, training, bidirectional)
+            return _torch_stack(cell, data, state, weights, options, rows)
+        rows = rows.to(data.device)
+        data, state, cast = _autocast(data, state, weights)
+        size = len(weights) // num_layers
+        if together:
+            rate = dropout if training else 0.0
+            return _wavefront(
+                cell, decision, data, cast, size, has_biases, state, rows, order, seed, rate
+            )
+        last: list[States] = []
+        for i in range(num_layers):
+            if i > 0 and training and dropout > 0 and seed is not None:
+                data = _dropout(data, dropout, seed, STREAMS * (i - 1), rows, order)
+            parts = _stacked(cell, cast[i * size : (i + 1) * size], directions, has_biases,
+                             has_projections)  # fmt: skip
+            span = slice(i * directions, (i + 1) * directions)
+            own = tuple(value[span] for value in state)
+            shares = _shares(extras.zoneout, own, data, rows, order, seed if training else None, i)
+            data, final = _layer(cell, decision, data, *parts, own, shares, rows, extras)
+            last.append(final)
+        return data, tuple(torch.cat(values) for values in zip(*last, strict=True))
+
+    if lengths is not None:
+        # torch's own layers take packed rows, for which the lengths must be on the host.
+        if decision.engine == "torch" or on_host(lengths, decision):
+            lengths = lengths.cpu()
+            if decision.engine == "torch" and cell == "lstm" and not has_projections:
+                options = (has_biases, num_layers, dropout, training, bidirectional)
+                if suits(input, lengths):
+                    return padded_lstm(input, hx, weights, *options, lengths)
+            return only_real_rows(run, input, hx, lengths)
+        return all_rows(run, input, hx, lengths)
+    if batch_sizes is None:
+        return run(input, hx, Rows(input.shape[0], input.shape[1]), None)
+    return run(input, hx, packed_rows(batch_sizes), order)
+
+
+def _shares(
+    probabilities: tuple[float, ...],
+    state: States,
+    data: Tensor,
+    rows: Rows,
+    order: Tensor | None,
+    seed: Tensor | None,
+    layer: int,
+) -> Tensor | None:
+    """The shares of a layer's states that zoneout keeps: (N, M, Z, H), or None without.
+
+    With a seed each is 0 or 1, without one the probability itself.
+    """
+    if not any(probabilities):
+        return None
+    if len(probabilities) != len(state):
+        raise ValueError(
+            f"expected one zoneout probability a state, {len(state)}, got {len(probabilities)}"
+        )
+    members, _, hidden = state[0].shape
+    ones = data.new_ones(*data.shape[:-1], members * hidden)
+    found = []
+    for i, probability in enumerate(probabilities):
+        if seed is None or probability == 0:
+            share = ones * probability
+        else:
+            kept = _dropout(ones, probability, seed, STREAMS * layer + 1 + i, rows, order)
+            share = (kept == 0).to(data.dtype)
+        found.append(share.view(-1, members, hidden))
+    return torch.stack(found, 2)
+
+
+def _stacked(
+    cell: str,
+    weights: Sequence[Tensor],
+    directions: int,
+    has_biases: bool,
+    has_projections: bool,
+) -> tuple[list[Tensor | None], list[tuple[Tensor, ...]]]:
+    """A layer's weights in the operator's order, the direction leading; and what normalises."""
+    size = len(weights) // directions
+    names = ["weight_ih", "weight_hh", *["bias_ih", "bias_hh"] * has_biases]
+    names += ["weight_hr"] * has_projections + ["weight_c"] * (CELLS[cell].weights > 0)
+
+    def stacked(name: str) -> Tensor | None:
+        if name not in names:
+            return None
+        parts = tuple(weights[names.index(name) :: size])
+        return parts[0].unsqueeze(0) if directions == 1 else torch.stack(parts)
+
+    ordered = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_c")
+    norms = [tuple(weights[i * size + len(names) : (i + 1) * size]) for i in range(directions)]
+    return [stacked(name) for name in ordered], norms
+
+
+def _layer(
+    cell: str,
+    decision: Decision,
+    data: Tensor,
+    weights: Sequence[Tensor | None],
+    norms: Sequence[tuple[Tensor, ...]],
+    state: States,
+    shares: Tensor | None,
+    rows: Rows,
+    extras: Extras,
+) -> tuple[Tensor, States]:
+    h0, c0 = state[0], state[1] if len(state) > 1 else None
+    inputs: tuple[Any, ...] = (data, *weights, h0, c0, shares)
+    if decision.engine == "reference":
+        norm = norms if extras.layer_norm else None
+        y, h_n, last = reference.directions(cell, inputs, rows, layer_norm=norm)
+        return y, (h_n,) if last is None else (h_n, last)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    engine, recompute = decision.engine, extras.recompute
+    y, h_n, c_n, _, _ = recurrence(
+        *inputs, rows.batch_sizes, rows.offsets, cell, False, engine, save, recompute
+    )
+    return y, (h_n,) if c0 is None else (h_n, c_n)
+
+
+def _flows(cell: str, hidden: int, layers: int, decision: Decision, weight: Tensor) -> bool:
+    """Whether the layers run as one wavefront."""
+    chosen = decision.plan
+    if chosen is None:
+        return False
+    device, dtype = Device.of(weight.device), compute_dtype(weight)
+    found = wavefront_plan(
+        CELLS[cell], hidden, layers, dtype, device, chosen.precision, chosen.mode
+    )
+    return isinstance(found, Plan)
+
+
+def _wavefront(
+    cell: str,
+    decision: Decision,
+    data: Tensor,
+    weights: Sequence[Tensor],
+    size: int,
+    has_biases: bool,
+    state: States,
+    rows: Rows,
+    order: Tensor | None,
+    seed: Tensor | None,
+    dropout: float,
+) -> tuple[Tensor, States]:
+    """All layers as one operator; see `stack.py`."""
+    assert decision.plan is not None
+
+    def stacked(i: int) -> Tensor:
+        return torch.stack(tuple(weights[i::size]))
+
+    biases = (stacked(2), stacked(3)) if has_biases else (None, None)
+    peepholes = stacked(size - 1) if CELLS[cell].weights else None
+    above = torch.stack(tuple(weights[size::size]))
+    h0, c0 = state[0], state[1] if len(state) > 1 else None
+    inputs = (data, weights[0], above, stacked(1), *biases, peepholes, h0, c0)
+    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    y, h_n, c_n, *_ = stack(
+        *inputs,
+        rows.batch_sizes,
+        rows.offsets,
+        order,
+        seed if dropout > 0 else None,
+        dropout,
+        cell,
+        decision.plan.mode,
+        save,
+    )
+    return y, (h_n,) if c0 is None else (h_n, c_n)
+
+
+def _torch_stack(
+    cell: str,
+    data: Tensor,
+    state: States,
+    weights: Sequence[Tensor],
+    options: tuple[bool, int, float, bool, bool],
+    rows: Rows,
+) -> tuple[Tensor, States]:
+    call = getattr(_VF, cell)
+    start = state if len(state) > 1 else state[0]
+    if rows.batch_sizes is None:
+        output, *last = call(data, start, list(weights), *options, False)
+    else:
+        output, *last = call(data, rows.batch_sizes, start, list(weights), *options)
+    return output, tuple(last)
+
+
+def _autocast(
+    data: Tensor, state: States, weights: Sequence[Tensor]
+) -> tuple[Tensor, States, Sequence[Tensor]]:
+    """Cast to autocast's dtype where it is on, as torch does for cuDNN's layers."""
+    dtype = compute_dtype(weights[1])
+    if all(tensor.dtype == dtype for tensor in (weights[1], data, *state)):
+        return data, state, weights
+    return data.to(dtype), tuple(v.to(dtype) for v in state), [w.to(dtype) for w in weights]

@@ -1,0 +1,43 @@
+"""What an operator sets while its products and kernels run: the device, float32's precision."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+from rnnkit_kernels.recurrence.plan import Precision
+
+
+def recurrent_precision() -> Precision:
+    """Precision of float32 products, as torch's setting for cuDNN's RNN has it.
+
+    Only `torch.backends.cudnn.rnn.fp32_precision` is read: `allow_tf32` raises once a user has set
+    a precision per operator.
+    """
+    setting = torch.backends.cudnn.rnn.fp32_precision  # type: ignore[attr-defined]
+    return "tf32" if setting == "tf32" else "ieee"
+
+
+@contextmanager
+def gemm_precision(example: Tensor) -> Iterator[None]:
+    """Run the products around the loop at the loop's float32 precision."""
+    if not example.is_cuda or example.dtype != torch.float32:
+        yield
+        return
+    matmul = torch.backends.cuda.matmul
+    before, wanted = matmul.fp32_precision, recurrent_precision()
+    if before == wanted:
+        # Writing even the same value would pin a setting that is inherited.
+        yield
+        return
+    matmul.fp32_precision = wanted
+    try:
+        yield
+    finally:
+        matmul.fp32_precision = before
+
+
+def on_device(x: Tensor) -> AbstractContextManager[None]:
+    """Launch on the device of `x`, whatever the current one is."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
