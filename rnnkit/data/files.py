@@ -33,6 +33,28 @@ def read_bytes(path: Path) -> bytes:
         return _unpack(path) if path.suffix == ".gz" else path.read_bytes()
 
 
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file without their ends, LF or CRLF; other separators end no line.
+
+    A byte-order mark at the beginning is left out. A file whose name ends in `.gz` is unpacked.
+
+    Raises:
+        DataError: The file cannot be read or unpacked, or is no UTF-8.
+    """
+    try:
+        text = read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path} is no UTF-8: byte 0x{error.object[error.start]:02x} in line {line}; convert "
+            "it, for example with `iconv -f LATIN1 -t UTF-8`"
+        ) from error
+    lines = text.removeprefix("\ufeff").split("\n")
+    if not lines[-1]:
+        lines.pop()
+    return [line.removesuffix("\r") for line in lines]
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Tell why a file cannot be read or unpacked within, in one sentence.

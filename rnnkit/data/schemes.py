@@ -19,26 +19,38 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 
+from rnnkit.metrics.tags import (
+    SCHEMES,
+    Entity,
+    Scheme,
+    closing_letters,
+    entities,
+    lenient,
+    malformed,
+    scheme_letters,
+    split_tag,
+    split_tags,
+)
 from rnnkit.nn.crf import Constraints
 
-Scheme = Literal["IOB1", "BIO", "BILOU", "BIOES"]
-
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
-
-# The letters of the last of several tokens and of a single one, where a scheme has such.
-_CLOSING = {"BILOU": ("L", "U"), "BIOES": ("E", "S")}
-
-
-class Entity(NamedTuple):
-    """An entity: its type and the tokens start to end - 1 of its sentence."""
-
-    type: str
-    start: int
-    end: int
+__all__ = [
+    "SCHEMES",
+    "Entity",
+    "Scheme",
+    "Violation",
+    "constraints",
+    "convert",
+    "detect",
+    "entities",
+    "lenient",
+    "tag_names",
+    "to_tags",
+    "violations",
+]
 
 
 class Violation(NamedTuple):
@@ -47,71 +59,6 @@ class Violation(NamedTuple):
     position: int
     tag: str
     reason: str
-
-
-def entities(tags: Sequence[str], scheme: Scheme) -> list[Entity]:
-    """Entities of a sentence, from left to right.
-
-    IOB1 and BIO are read as conlleval reads them, see `lenient`. BILOU and BIOES are read strictly:
-    an entity is a U-, or a B-, any number of I- and an L-, all of one type; tags that are part of
-    none are dropped.
-
-    Args:
-        tags: One tag a token.
-        scheme: How they are meant.
-
-    Raises:
-        ValueError: A tag is not of the scheme's form, or there is no such scheme.
-
-    Example:
-        >>> entities(["B-PER", "L-PER", "O", "B-LOC"], "BILOU")
-        [Entity(type='PER', start=0, end=2)]
-    """
-    last, single = _closing(scheme)
-    parts = _split_all(tags, scheme)
-    if not last:
-        return lenient(tags)
-    found = []
-    open_type, start = "", 0
-    for position, (letter, type_) in enumerate(parts):
-        goes_on = letter in ("I", last) and type_ == open_type
-        if not goes_on:
-            open_type, start = type_ if letter == "B" else "", position
-        if letter == single or (goes_on and letter == last):
-            found.append(Entity(type_, start, position + 1))
-            open_type = ""
-    return found
-
-
-def lenient(tags: Sequence[str]) -> list[Entity]:
-    """Entities of a sentence as conlleval reads them, whichever scheme the tags are to follow.
-
-    What can't go on with the entity before it begins one, so whatever the tags, every one but O is
-    part of an entity of its type. L and U are read as E and S.
-
-    Args:
-        tags: One tag a token.
-
-    Raises:
-        ValueError: A tag is of no scheme's form.
-
-    Example:
-        >>> lenient(["I-PER", "I-LOC", "O", "B-LOC", "I-LOC"])  # doctest: +NORMALIZE_WHITESPACE
-        [Entity(type='PER', start=0, end=1), Entity(type='LOC', start=1, end=2),
-         Entity(type='LOC', start=3, end=5)]
-    """
-    found = []
-    open_type, start = "", 0  # no type is empty: none is open
-    for position, (letter, type_) in enumerate([*_split_all(tags, None), ("O", "")]):
-        if open_type and not (letter in "ILE" and type_ == open_type):
-            found.append(Entity(open_type, start, position))
-            open_type = ""
-        if not open_type:
-            open_type, start = type_, position
-        if letter in "LEUS":
-            found.append(Entity(open_type, start, position + 1))
-            open_type = ""
-    return found
 
 
 def to_tags(entities: Iterable[Entity], length: int, scheme: Scheme) -> list[str]:
@@ -130,7 +77,7 @@ def to_tags(entities: Iterable[Entity], length: int, scheme: Scheme) -> list[str
         >>> to_tags([Entity("PER", 0, 2), Entity("LOC", 3, 4)], 4, "BILOU")
         ['B-PER', 'L-PER', 'O', 'U-LOC']
     """
-    last, single = _closing(scheme)
+    last, single = closing_letters(scheme)
     tags = ["O"] * length
     before = Entity("", 0, 0)
     for entity in sorted(entities, key=lambda entity: entity.start):
@@ -196,7 +143,7 @@ def violations(tags: Sequence[str], scheme: Scheme) -> list[Violation]:
         >>> violations(["O", "I-PER"], "BIO")[0].reason
         'I-PER follows O: BIO begins an entity with B-PER'
     """
-    _closing(scheme)
+    closing_letters(scheme)
     found = []
     before = None
     for position, tag in enumerate(tags):
@@ -259,7 +206,7 @@ def tag_names(types: Iterable[str], scheme: Scheme) -> list[str]:
         >>> tag_names(["PER", "LOC"], "BIO")
         ['O', 'B-PER', 'I-PER', 'B-LOC', 'I-LOC']
     """
-    letters = _letters(scheme)
+    letters = scheme_letters(scheme)
     counts = Counter(types)
     for type_, count in counts.items():
         if not type_ or count > 1:
@@ -283,7 +230,7 @@ def constraints(tags: Sequence[str], scheme: Scheme) -> Constraints:
     Raises:
         ValueError: A tag is not of the scheme's form, or there is no such scheme.
     """
-    _split_all(tags, scheme)
+    split_tags(tags, scheme)
     return Constraints(
         start=torch.tensor([_fault(None, tag, scheme) is None for tag in tags]),
         end=torch.tensor([_fault(tag, None, scheme) is None for tag in tags]),
@@ -293,51 +240,18 @@ def constraints(tags: Sequence[str], scheme: Scheme) -> Constraints:
     )
 
 
-def _closing(scheme: Scheme) -> tuple[str, str]:
-    """Letters of an entity's last token and of its only one; empty where a scheme has none."""
-    if scheme not in SCHEMES:
-        raise ValueError(f"expected a scheme of {', '.join(SCHEMES)}, got {scheme!r}")
-    return _CLOSING.get(scheme, ("", ""))
-
-
-def _letters(scheme: Scheme | None) -> str:
-    """Letters of a scheme, of all for none."""
-    return "BI" + "".join(_closing(scheme)) if scheme else "BILUES"
-
-
-# A corpus has few distinct tags and pairs of them, and each is met many thousand times.
-@lru_cache(maxsize=4096)
-def _split(tag: str, scheme: Scheme | None) -> tuple[str, str] | None:
-    """Letter and type of a tag, the type empty for O; none where the scheme has no such tag."""
-    if tag == "O":
-        return "O", ""
-    letter, _, type_ = tag.partition("-")
-    known = len(letter) == 1 and letter in _letters(scheme)
-    return (letter, type_) if known and type_ else None
-
-
-def _split_all(tags: Sequence[str], scheme: Scheme | None) -> list[tuple[str, str]]:
-    parts = []
-    for position, tag in enumerate(tags):
-        part = _split(tag, scheme)
-        if part is None:
-            raise ValueError(f"tag {position}: {_malformed(tag, scheme)}")
-        parts.append(part)
-    return parts
-
-
 @lru_cache(maxsize=65536)
 def _fault(before: str | None, tag: str | None, scheme: Scheme) -> str | None:
     """What is wrong with a tag after another, if anything; none for the ends of a sentence."""
-    this = _split(tag, scheme) if tag is not None else ("O", "")
-    that = _split(before, scheme) if before is not None else ("O", "")
+    this = split_tag(tag, scheme) if tag is not None else ("O", "")
+    that = split_tag(before, scheme) if before is not None else ("O", "")
     if this is None:
-        return _malformed(str(tag), scheme)
+        return malformed(str(tag), scheme)
     if that is None:
         return None
     letter, type_ = this
     letter_before, type_before = that
-    last, single = _closing(scheme)
+    last, single = closing_letters(scheme)
     place = f"{tag} follows {before}" if before is not None else f"{tag} starts the sentence"
     if tag is None:
         place = f"{before} ends the sentence"
@@ -351,10 +265,3 @@ def _fault(before: str | None, tag: str | None, scheme: Scheme) -> str | None:
     if scheme == "IOB1" and letter == "B" and not same:
         return f"{place}: IOB1 begins an entity with I-{type_} unless it touches another {type_}"
     return None
-
-
-def _malformed(tag: str, scheme: Scheme | None) -> str:
-    *forms, final = (f"{letter}-TYPE" for letter in _letters(scheme))
-    return (
-        f"{tag!r} is no tag of {scheme or 'any scheme'}: expected O, {', '.join(forms)} or {final}"
-    )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from rnnkit.data.schemes import SCHEMES, Scheme, entities
+from rnnkit.metrics.tags import SCHEMES, Scheme, entities
 
 _NONE = ""  # in place of a type, which is never empty: no entity with these boundaries
 

@@ -17,8 +17,8 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
 
+from rnnkit.data.files import read_lines
 from rnnkit.data.registry import DataError
-from rnnkit.translation.corpora import read_lines
 
 _DOCUMENT_START = "-DOCSTART-"
 

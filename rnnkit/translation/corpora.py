@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rnnkit.data import storage
-from rnnkit.data.files import read_bytes
+from rnnkit.data.files import read_lines
 from rnnkit.data.registry import DATASETS, DataError
 from rnnkit.screen.terminal import visible
 from rnnkit.translation import pairs
@@ -152,28 +152,6 @@ def read_pairs(source: Path, target: Path) -> list[Pair]:
     if not sources:
         raise DataError(f"{source} and {target} are empty: expected a pair of lines or more, got 0")
     return list(zip(sources, targets, strict=True))
-
-
-def read_lines(path: Path) -> list[str]:
-    """Lines of a text file without their ends, LF or CRLF; other separators end no line.
-
-    A byte-order mark at the beginning is left out. A file whose name ends in `.gz` is unpacked.
-
-    Raises:
-        DataError: The file cannot be read or unpacked, or is no UTF-8.
-    """
-    try:
-        text = read_bytes(path).decode("utf-8")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} is no UTF-8: byte 0x{error.object[error.start]:02x} in line {line}; convert "
-            "it, for example with `iconv -f LATIN1 -t UTF-8`"
-        ) from error
-    lines = text.removeprefix("\ufeff").split("\n")
-    if not lines[-1]:
-        lines.pop()
-    return [line.removesuffix("\r") for line in lines]
 
 
 def _direction(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rnnkit.data.files import ALWAYS_UNPACKED, MOST_UNPACKED, read_bytes
+from rnnkit.data.files import ALWAYS_UNPACKED, MOST_UNPACKED, read_bytes, read_lines
 from rnnkit.data.registry import DataError, DataFile, Dataset
 from rnnkit.data.schemes import convert, detect, entities, lenient, violations
 from rnnkit.data.vectors import read_vectors
@@ -16,7 +16,7 @@ from rnnkit.language_modeling.corpora import read_corpus
 from rnnkit.screen.terminal import MOST_TOLD, UNSAFE, json_line, sentence, visible
 from rnnkit.tagging.columns import read_columns
 from rnnkit.tagging.corpora import read_tagged
-from rnnkit.translation.corpora import read_lines, read_pairs
+from rnnkit.translation.corpora import read_pairs
 
 # A right-to-left override, an escape sequence, a zero character.
 NASTY = "a\u202eb\x1b[2J\0c"

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from hypothesis import strategies as st
 
+from rnnkit.data.files import read_lines
 from rnnkit.data.registry import DataError
 from rnnkit.data.schemes import SCHEMES, Entity, convert, detect, entities, lenient, to_tags
 from rnnkit.data.schemes import violations as violations_of
@@ -27,7 +28,7 @@ from rnnkit.screen.terminal import visible as visible_of
 from rnnkit.tagging.columns import read_columns
 from rnnkit.tagging.corpora import read_tagged
 from rnnkit.training.callbacks.checkpoint_io import CheckpointError, read_checkpoint
-from rnnkit.translation.corpora import read_lines, read_pairs
+from rnnkit.translation.corpora import read_pairs
 from tests.decoding.table_models import PRIME, TableModel, plain_beam_search
 from tests.soak.commands import check_command, check_configuration, command_lines, config_edits
 from tests.soak.inputs import folder, hostile_text, small_checkpoint, word, write

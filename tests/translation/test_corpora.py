@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from rnnkit.data.files import read_lines
 from rnnkit.data.registry import DataError
-from rnnkit.translation.corpora import read_lines, read_pairs, read_parallel
+from rnnkit.translation.corpora import read_pairs, read_parallel
 
 
 def write(folder: Path, **texts: str) -> str:
