@@ -7,6 +7,6 @@ suite.py, command.py         the run, and `rnnkit bench`
 results.py, report.py        JSON with its schema, tables; charts.py draws, machine.py says where
 tune.py                      the table that `backend="auto"` reads
 gpu_check.py, checks.py      one command for a GPU that is there for minutes, and what runs it
-end_to_end.py                whole trainings, tagger.py and decoding.py beside it
+end_to_end.py                whole trainings, with tagger.py and decoding.py, in turns.py's turns
 results/                     what was measured
 """

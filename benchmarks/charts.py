@@ -17,8 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from .cases import MODES, NAMES, SWEEPS, Case
-from .report import number
-from .results import AUTO, BASELINE, Record, Results
+from .results import AUTO, BASELINE, Record, Results, number
 
 # Colour and marker by the longest of these that a peer's name begins with; legends keep the order.
 LOOKS = {

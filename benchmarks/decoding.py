@@ -18,8 +18,8 @@ from rnnkit.decoding.beam import gnmt_penalty
 from rnnkit.translation import Translation
 from rnnkit.translation.data import BEGIN, END
 
-from .end_to_end import figures_of, synchronize
 from .progress import Progress
+from .turns import figures_of, synchronize
 
 VOCABULARIES = (7895, 5910)
 SENTENCES, BEAM, PENALTY = 64, 5, 0.6

@@ -15,7 +15,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import shlex
-import statistics
 import sys
 import tempfile
 import time
@@ -25,7 +24,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
@@ -33,16 +31,12 @@ from torch import Tensor
 from rnnkit.screen.terminal import Parser
 from rnnkit.training.command import run
 
-from . import machine
+from .turns import AGREEMENT, WITH_DROPOUT, agreeing, figures_of, synchronize
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {
     size: ROOT / "configs" / "lm" / f"ptb_zaremba_{size}.yaml" for size in ("small", "medium")
 }
-
-# Largest relative difference of the mean losses: the same arithmetic should give none, and with
-# dropout the two sides draw different masks.
-AGREEMENT, WITH_DROPOUT = 0.005, 0.03
 
 
 class PlainTwin(Callback):
@@ -104,12 +98,6 @@ class PlainTwin(Callback):
         self._begin = time.perf_counter()
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def language_model(size: str, corpus: str, steps: int, repeats: int) -> dict[str, Any]:
     """Tokens a second of a language model, both sides in turn.
 
@@ -164,27 +152,8 @@ def language_model(size: str, corpus: str, steps: int, repeats: int) -> dict[str
     }
 
 
-def agreeing(ours: list[Tensor], theirs: list[Tensor], share: float) -> dict[str, float]:
-    """The mean losses of the two sides, or a ValueError where they differ by more."""
-    means = [float(torch.stack(losses).mean()) for losses in (ours, theirs)]
-    if abs(means[0] - means[1]) > share * means[1]:
-        raise ValueError(f"the two sides disagree: mean loss {means[0]:.4f}, plain {means[1]:.4f}")
-    return {"rnnkit": means[0], "plain": means[1]}
-
-
-def figures_of(rates: list[tuple[float, float]], device: torch.device) -> dict[str, Any]:
-    """Pairs of rates, their medians, and what they were measured on."""
-    pairs = [{"rnnkit": ours, "plain": plain, "ratio": ours / plain} for ours, plain in rates]
-    return {
-        "pairs": pairs,
-        "median": {key: statistics.median(pair[key] for pair in pairs) for key in pairs[0]},
-        "machine": {**machine.describe(device), "lightning": lightning.__version__},
-        "commit": machine.commit(),
-    }
-
-
 def _plain_script() -> ModuleType:
-    path = ROOT / "tests" / "tasks" / "plain_language_model.py"
+    path = ROOT / "tests" / "language_modeling" / "plain_language_model.py"
     spec = importlib.util.spec_from_file_location("plain_language_model", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise FileNotFoundError(f"the plain side of the comparison is missing: {path}")
@@ -216,7 +185,7 @@ def main(argv: list[str]) -> int:
     what, steps, repeats = arguments.what, arguments.steps, arguments.repeats
     try:
         if what == "tagger":
-            from .tagger import tagger  # which imports this file
+            from .tagger import tagger
 
             figures = tagger(arguments.corpus or "announcements", steps, repeats)
         elif what == "decoding":

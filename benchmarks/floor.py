@@ -24,7 +24,6 @@ gaps count nothing: time beyond this floor is what can be gained with weights di
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -35,46 +34,11 @@ from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.recurrence.plan import Device, Plan, plan
 
 from .cases import DTYPES, Case
+from .clock import fastest_of
 from .work import products_in
 
 MEETINGS = ("counter", "data")
 PROGRAMS = (1, 8, 16, 32, 64, 128)
-REPEATS = 5
-
-
-def timed(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of a call, by events on CUDA."""
-    if device.type != "cuda":
-        begin = time.perf_counter()
-        call()
-        return time.perf_counter() - begin
-    new: Any = torch.cuda.Event
-    start, end = new(enable_timing=True), new(enable_timing=True)
-    start.record()
-    call()
-    end.record()
-    torch.cuda.synchronize()
-    return float(start.elapsed_time(end)) / 1e3
-
-
-def fastest_of(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest of several calls; on CUDA in a graph, which no host holds up."""
-    if device.type != "cuda":
-        samples, since = [timed(call, device)], time.perf_counter()
-        # Often, for a CPU is seldom alone.
-        while len(samples) < 2 or (len(samples) < 200 and time.perf_counter() - since < 0.25):
-            samples.append(timed(call, device))
-        return min(samples)
-    side: Any = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call()
-    torch.cuda.current_stream().wait_stream(side)
-    graph, calls = torch.cuda.CUDAGraph(), 10
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            call()
-    return min(timed(graph.replay, device) for _ in range(REPEATS)) / calls
 
 
 def product_seconds(rows: int, depth: int, columns: int, dtype: str, device: torch.device) -> float:

@@ -20,7 +20,7 @@ from rnnkit_kernels.recurrence.exchange import arrive, fetch, publish, wait
 from rnnkit_kernels.recurrence.plan import Device
 from rnnkit_kernels.recurrence.products import resident_product
 
-from .floor import REPEATS, timed
+from .clock import REPEATS, timed
 
 BLOCK = tl.constexpr(16)  # units of a program and sequences of a tile, as the plans have them
 FEW_STEPS, MANY_STEPS = 200, 1200  # the difference of the two is free of the launch

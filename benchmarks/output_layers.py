@@ -32,8 +32,8 @@ from rnnkit.nn.truncation import State, map_state
 from rnnkit.screen.terminal import Parser
 
 from . import clock, machine
-from .end_to_end import synchronize
 from .progress import Progress
+from .turns import synchronize
 
 BASELINE, UNFUSED, LOG_UNIFORM = "full", "unfused", "sampled, log-uniform"
 # What is measured, and the key of `OUTPUTS` that it is a form of.

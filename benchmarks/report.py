@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .cases import DTYPES, MODES, NAMES, Case
-from .results import BASELINE, Record, Results, auto_losses
+from .results import BASELINE, Record, Results, auto_losses, number
 
 COLUMNS = 100  # of a terminal
 LINE = "{:24} {:>10} {:>9} {:>9} {:>7} {:>8} {}"
@@ -98,11 +98,6 @@ def table(results: Results) -> str:
         blocks += [line if len(line) <= COLUMNS else line[: COLUMNS - 1] + "…" for line in lines]
         blocks.append("")
     return "\n".join(blocks[:-1])
-
-
-def number(value: float) -> str:
-    """Three significant digits, more only before the decimal point."""
-    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
 def _head(results: Results, source: Path, folder: Path) -> str:

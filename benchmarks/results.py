@@ -252,3 +252,8 @@ def auto_losses(results: Results) -> list[tuple[Record, Record]]:
         if auto.median > best.median * (1 + chance):
             losses.append((auto, best))
     return losses
+
+
+def number(value: float) -> str:
+    """Three significant digits, more only before the decimal point."""
+    return f"{value:,.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"

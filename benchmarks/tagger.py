@@ -20,8 +20,8 @@ from rnnkit.tagging.data import TaggedSentences, TaggingData
 from rnnkit.tagging.task import Tagger
 from rnnkit.tagging.words import Sentences
 
-from .end_to_end import AGREEMENT, agreeing, figures_of, synchronize
 from .progress import Progress
+from .turns import AGREEMENT, agreeing, figures_of, synchronize
 
 # Those of configs/tagging/conll2003.yaml; without dropout, so that the losses can agree.
 SIZES: dict[str, Any] = {
