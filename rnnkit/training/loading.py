@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import LightningModule
 
 from rnnkit.training.callbacks.checkpoint_io import CheckpointError, read_checkpoint
-from rnnkit.training.task import Task
+from rnnkit.training.task import Task, note_other_name
 
 TaskType = TypeVar("TaskType", bound=Task)
 
@@ -38,6 +38,7 @@ def load_for_use(
         for name, value in checkpoint["hyper_parameters"].items()
         if not name.startswith("_")  # what Lightning's command line adds
     }
+    note_other_name(checkpoint["hyper_parameters"], task)
     model = task(**arguments)
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval(), dict(checkpoint[data])

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 import time
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +16,11 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
+from typing_extensions import Self  # torch brings it; typing has it from Python 3.11
+
+from rnnkit.screen.terminal import visible
+
+_log = logging.getLogger(__name__)
 
 _NORMS_TOLD = 5  # how a norm grows shows in a few steps
 
@@ -202,13 +210,20 @@ class Task(LightningModule):
             settings["monitor"] = scheduler.monitor
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
+        """As LightningModule's, also where the checkpoint names its class otherwise."""
+        # Lightning takes the checkpoint's own name for the class unless one is given.
+        return super().load_from_checkpoint(*args, **{"_class_path": name_of(cls), **kwargs})
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model.
+        """Refuse a checkpoint of another model; tell where its class had another name.
 
         Raises:
             ValueError: It has other shapes; names each difference.
         """
         saved = checkpoint.get("hyper_parameters", {})
+        note_other_name(saved, type(self))
         different = [
             f"{name} {saved[name]} in the checkpoint, {self.hparams[name]} here"
             for name in self.shape_arguments
@@ -219,6 +234,28 @@ class Task(LightningModule):
                 f"the checkpoint is of another model: {'; '.join(different)}; use the "
                 "configuration it was trained with, config.yaml in the folder of its run"
             )
+
+
+def name_of(task: type[Task]) -> str:
+    """The name of a task's class in a configuration, by module."""
+    return f"{task.__module__}.{task.__qualname__}"
+
+
+def note_other_name(hyper_parameters: Mapping[str, Any], task: type[Task]) -> None:
+    """Tell where a checkpoint was written by a class of another name than that it is read by.
+
+    Args:
+        hyper_parameters: The checkpoint's.
+        task: The class that reads it.
+    """
+    name = str(hyper_parameters.get("_class_path") or name_of(task))
+    module, _, last = name.rpartition(".")
+    if getattr(sys.modules.get(module), last, None) is not task:
+        _log.warning(
+            "the checkpoint names the class %s, as an earlier version did: %s reads it",
+            visible(name),
+            name_of(task),
+        )
 
 
 def check_sizes(**sizes: int) -> None:
