@@ -10,7 +10,7 @@ help:
 	@echo "make demo-translation   train a model to read dates, in under two minutes"
 	@echo "make demo-tagging       train a model to find names and dates, in under two minutes"
 	@echo "make test   run the tests (real corpora too, where RNNKIT_DATA_DIR points to them)"
-	@echo "make lint   ruff and mypy --strict"
+	@echo "make lint   ruff, mypy --strict, and the arrows between folders (import-linter)"
 	@echo "make bench  the layers beside torch.nn's, six cases, with tables and charts"
 	@echo "make soak   half an hour of kills, long runs and fuzzing, which stops by itself"
 	@echo "make clean  remove .venv and caches"
@@ -38,6 +38,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 bench: $(INSTALLED)
 	$(BIN)/rnnkit bench --quick

@@ -1,8 +1,12 @@
 """What an installed rnnkit consists of, and what importing it costs."""
 
+import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,14 +36,31 @@ def test_every_package_folder_is_installed() -> None:
     assert listed_packages() == found
 
 
-def test_kernels_never_import_the_toolkit() -> None:
-    for file in (ROOT / "kernels").rglob("*.py"):
-        for line in file.read_text().splitlines():
-            assert not line.strip().startswith(("import rnnkit.", "from rnnkit.", "from rnnkit "))
-
-
-def test_layers_import_nothing_of_the_toolkit() -> None:
-    heavy = "{'lightning', 'matplotlib', 'jsonargparse', 'torchmetrics', 'pooch', 'triton'}"
-    code = f"import rnnkit, sys; print(sorted({heavy} & set(sys.modules)))"
+def test_readers_and_count_models_need_no_lightning() -> None:
+    code = """
+import sys
+from rnnkit.language_modeling import InterpolatedKneserNey, read_corpus
+from rnnkit.tagging import read_columns, read_tagged
+from rnnkit.translation import read_parallel
+print(sorted({"lightning", "torchmetrics", "jsonargparse"} & set(sys.modules)))
+from rnnkit.metrics import BLEU, EntityF1, Perplexity
+print(sorted({"lightning", "jsonargparse"} & set(sys.modules)))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert done.stdout.split() == ["[]", "[]"]
+
+
+@pytest.mark.parametrize("room", ["language_modeling", "tagging", "translation", "metrics"])
+def test_a_room_gives_each_of_its_names_and_no_other(room: str) -> None:
+    package = importlib.import_module(f"rnnkit.{room}")
+    for name in package._MODULES:
+        assert getattr(package, name).__name__ == name
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match=f"module 'rnnkit.{room}' has no attribute 'Missing'"):
+        package.Missing  # noqa: B018
+
+
+def test_the_drawing_of_the_rooms_shows_every_folder() -> None:
+    drawing = (ROOT / "docs" / "rooms.md").read_text()
+    for package in listed_packages():
+        assert re.search(rf"\b{package.rpartition('.')[2]}\b", drawing), package
