@@ -8,6 +8,19 @@ from rnnkit_kernels.audit.sources import source_hash
 from rnnkit_kernels.recurrence.plan import Fallback, Plan
 
 
+def row(case: Case, found: Resources) -> str:
+    """A kernel's row of the table, but for the last column."""
+    members = f"{case.members}{' layers' if case.wavefront else ''}"
+    members += " zoneout" if case.zoneout else ""
+    polls = " ".join(str(bits) for bits in sorted(set(found.poll_bits), reverse=True))
+    cells = (
+        case.target, case.cell, case.hidden, case.dtype, case.batch, members, found.kernel,
+        found.registers, found.stack, found.shared_memory, found.tensor_core_instructions,
+        polls, found.step_instructions, found.step_barriers,
+    )  # fmt: skip
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
 def report(
     rows: list[tuple[Case, Plan | Fallback, list[Resources]]],
     amd: dict[Case, str],
@@ -29,17 +42,8 @@ def report(
         "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for case, _, resources in sorted(rows, key=lambda row: str(row[0])):
-        members = f"{case.members}{' layers' if case.wavefront else ''}"
-        members += " zoneout" if case.zoneout else ""
         for i, found in enumerate(resources):
-            polls = " ".join(str(bits) for bits in sorted(set(found.poll_bits), reverse=True))
-            cells = (
-                case.target, case.cell, case.hidden, case.dtype, case.batch, members, found.kernel,
-                found.registers, found.stack, found.shared_memory, found.tensor_core_instructions,
-                polls, found.step_instructions, found.step_barriers,
-                amd.get(case, "") if i == 0 else "",
-            )  # fmt: skip
-            lines.append("| " + " | ".join(str(cell) for cell in cells) + " |")
+            lines.append(f"{row(case, found)} {amd.get(case, '') if i == 0 else ''} |")
     lines += [
         "",
         "The CRF's kernels, by the number of tags.",
