@@ -59,48 +59,55 @@ def plan_as(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("cell", "storage", "reverse"),
     [
-        (cell, STORAGES[(i + j) % 3], (i + j) % 2 == 1)
-        for i, cell in enumerate(CELLS)
-        for j in range(2)
+        # Every storage in both directions, for cells of one product and of two.
+        *((cell, STORAGES[i % 3], i % 2 == 1) for i, cell in enumerate(CELLS)),
+        ("gru_reset_before", "packed", False),
+        ("lstm", "padded", True),
     ],
 )
-def test_both_ways_of_meeting_give_the_same_bits(
-    cell: str, storage: str, reverse: bool, grids: list[tuple[int, int, int]]
-) -> None:
-    layer = random_layer(cell, storage, reverse, hidden=20 + len(storage))
-    low = layer.to(torch.float32)
-    by_counter, by_data = (low.run(mode) for mode in MEETINGS)
-    for a, b in zip(by_counter, by_data, strict=True):
-        assert torch.equal(a, b)
-    exact = low.to(torch.float64).run("reference")
-    assert_as_exact(by_data, low.run("reference"), exact, torch.float32)
-    assert grids == [(2, 1, 1)] * 4
-
-
-@pytest.mark.parametrize("meeting", MEETINGS)
-@pytest.mark.parametrize("cell", CELLS)
 def test_programs_that_meet_give_the_bits_of_one_launch_a_step(
-    cell: str, meeting: str, monkeypatch: pytest.MonkeyPatch
+    cell: str,
+    storage: str,
+    reverse: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    grids: list[tuple[int, int, int]],
 ) -> None:
-    """With tiles of the same shapes every sum has the same order."""
+    """With tiles of the same shapes every sum has the same order, whichever way they meet."""
     kind = CELLS[cell]
-    units = (tuple((start, 16) for start in range(0, 48, 16)),) * len(kind.gates)
+    units = (((0, 16), (16, 16)),) * len(kind.gates)
     columns = tuple(
-        tuple((start, 16) for start in range(0, gates * 35, 16)) for gates in kind.gates
+        tuple((start, 16) for start in range(0, gates * 21, 16)) for gates in kind.gates
     )
     together = {"forward": Tiles(16, 16, units, 1), "backward": Tiles(16, 16, columns, 1)}
     step = Tiles(16, 16, (((0, 16),),) * len(kind.gates), 1)
-    layer = random_layer(cell, "packed", hidden=35).to(torch.float32)
+    layer = random_layer(cell, storage, reverse, hidden=21)
+    low = layer.to(torch.float32)
     plan_as(monkeypatch, **together)
-    met = layer.run(meeting)
+    met = [low.run(meeting) for meeting in MEETINGS]
+    assert grids == [(2, 1, 1)] * 4
     plan_as(monkeypatch, forward=step, backward=step)
-    for a, b in zip(met, layer.run("launch"), strict=True):
-        assert torch.equal(a, b)
+    launched = low.run("launch")
+    for one in met:
+        for a, b in zip(one, launched, strict=True):
+            assert torch.equal(a, b)
+    assert_as_exact(launched, low.run("reference"), layer.run("reference"), torch.float32)
 
 
 @pytest.mark.parametrize("meeting", MEETINGS)
+@pytest.mark.parametrize(("cell", "hidden"), [("lstm", 20), ("lstm", 35), ("gru_reset_before", 20)])
+def test_tiles_that_the_rule_plans_give_exact_results(cell: str, hidden: int, meeting: str) -> None:
+    """Two programs, and three, with the plans that users get."""
+    assert_as_exact_as_a_plain_loop(
+        random_layer(cell, "packed", hidden=hidden), meeting, torch.float32
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before"])
+@pytest.mark.parametrize(
+    ("cell", "meeting"),
+    # Words of data are polled, and a counter is the same for every dtype.
+    [("lstm", "data"), ("gru", "data"), ("gru_reset_before", "data"), ("lstm", "counter")],
+)
 def test_sixteen_bits(cell: str, dtype: torch.dtype, meeting: str) -> None:
     with exact_bfloat16_dot():
         assert_as_exact_as_a_plain_loop(random_layer(cell, "packed", hidden=24), meeting, dtype)
@@ -114,8 +121,10 @@ def test_bfloat16_in_the_other_modes(mode: str, meeting: str) -> None:
         assert_as_exact_as_a_plain_loop(layer, mode, torch.bfloat16)
 
 
-@pytest.mark.parametrize("meeting", MEETINGS)
-@pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
+@pytest.mark.parametrize(
+    ("cell", "meeting"),
+    [("lstm", "data"), ("gru_reset_before", "data"), ("gru_reset_before", "counter")],
+)
 def test_tiles_of_sequences_in_turn(
     cell: str, meeting: str, monkeypatch: pytest.MonkeyPatch, grids: list[tuple[int, int, int]]
 ) -> None:
