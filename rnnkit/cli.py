@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from rnnkit.data.registry import DataError
@@ -32,6 +33,21 @@ commands:
 
 `rnnkit COMMAND --help` tells more. RNNKIT_DEBUG=1 shows where in the program an error arose.
 """
+
+_TRAINING = ("fit", "validate", "test", "predict")
+
+# Where each command stands. It is imported when it is asked for: Lightning takes seconds.
+_COMMANDS = {
+    **dict.fromkeys(_TRAINING, "rnnkit.training.command"),
+    "study": "rnnkit.training.study",
+    "generate": "rnnkit.language_modeling.generate",
+    "score": "rnnkit.language_modeling.score",
+    "plot": "rnnkit.training.plot",
+    "translate": "rnnkit.translation.translate",
+    "tag": "rnnkit.tagging.tag",
+    "data": "rnnkit.data.command",
+    "bench": "rnnkit_benchmarks.command",
+}
 
 # One of these is something that the user can put right; anything else is a defect of the program.
 _EXPECTED = (DataError, ValueError, OSError, FloatingPointError, MemoryError)
@@ -63,7 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = arguments[0]
     warnings.formatwarning = _visible_warning
     try:
-        return _COMMANDS[command](arguments)
+        module = import_module(_COMMANDS[command])
+        if command in _TRAINING:
+            module.run(arguments)
+            return 0
+        return int(module.main(arguments[1:]))
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:  # who read the output has had enough, as `head` has
@@ -106,7 +126,7 @@ def _ran_out_of_memory(error: Exception) -> bool:
 
 def _less(command: str) -> str:
     """What to reduce where memory has run out."""
-    if _COMMANDS[command] in (_train, _study):
+    if command in (*_TRAINING, "study"):
         sizes = "batch_size, batch_tokens or window of the data, or the sizes of the model"
         return f"; lower {sizes}"
     return "; lower the batch size or the length of lines"
@@ -125,78 +145,6 @@ def _fail(command: str, reason: str, error: Exception) -> int:
     print(f"rnnkit {command}: {sentence(reason)}", file=sys.stderr)
     return 1
 
-
-def _train(arguments: list[str]) -> int:
-    from rnnkit.training.command import (
-        run,  # imports Lightning: seconds that `rnnkit data` need not wait
-    )
-
-    run(arguments)
-    return 0
-
-
-def _study(arguments: list[str]) -> int:
-    from rnnkit.training.study import main as study
-
-    return study(arguments[1:])
-
-
-def _generate(arguments: list[str]) -> int:
-    from rnnkit.language_modeling.generate import main as generate
-
-    return generate(arguments[1:])
-
-
-def _score(arguments: list[str]) -> int:
-    from rnnkit.language_modeling.score import main as score
-
-    return score(arguments[1:])
-
-
-def _plot(arguments: list[str]) -> int:
-    from rnnkit.training.plot import main as plot
-
-    return plot(arguments[1:])
-
-
-def _translate(arguments: list[str]) -> int:
-    from rnnkit.translation.translate import main as translate
-
-    return translate(arguments[1:])
-
-
-def _tag(arguments: list[str]) -> int:
-    from rnnkit.tagging.tag import main as tag
-
-    return tag(arguments[1:])
-
-
-def _data(arguments: list[str]) -> int:
-    from rnnkit.data.command import main as data
-
-    return data(arguments[1:])
-
-
-def _bench(arguments: list[str]) -> int:
-    from rnnkit_benchmarks.command import main as bench
-
-    return int(bench(arguments[1:]))
-
-
-_COMMANDS: dict[str, Callable[[list[str]], int]] = {
-    "fit": _train,
-    "validate": _train,
-    "test": _train,
-    "predict": _train,
-    "study": _study,
-    "generate": _generate,
-    "score": _score,
-    "plot": _plot,
-    "translate": _translate,
-    "tag": _tag,
-    "data": _data,
-    "bench": _bench,
-}
 
 # What the extra `train` brings along, by the names that are imported.
 _TRAIN_EXTRA = {

@@ -15,7 +15,6 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from rnnkit import cli
 from rnnkit.cli import main
 
 COMMANDS = (
@@ -353,14 +352,14 @@ def test_what_runs_out_of_memory_says_so(monkeypatch, capsys):
     def shortage(arguments):
         raise RuntimeError("DefaultCPUAllocator: you tried\nto allocate 8 bytes")
 
-    monkeypatch.setitem(cli._COMMANDS, "tag", shortage)
+    monkeypatch.setattr("rnnkit.tagging.tag.main", shortage)
     assert main(["tag"]) == 1
     assert "tried to allocate 8 bytes; lower the batch" in sentence(capsys.readouterr().err)
 
     def nothing_said(arguments):
         raise MemoryError
 
-    monkeypatch.setitem(cli._COMMANDS, "tag", nothing_said)
+    monkeypatch.setattr("rnnkit.tagging.tag.main", nothing_said)
     assert main(["tag"]) == 1
     assert capsys.readouterr().err == "rnnkit tag: MemoryError\n"
 
