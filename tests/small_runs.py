@@ -1,4 +1,4 @@
-"""Small models, data and trainers for the tests of this folder."""
+"""Small language models, their data and trainers, for the tests of what trains them."""
 
 import torch
 from lightning.pytorch import Callback, Trainer

@@ -1,1 +1,1 @@
-"""Data: corpora by name or path, vocabularies, and one LightningDataModule a task."""
+"""Data: what several tasks share: registry, storage, vocabulary, batches, vectors, schemes."""

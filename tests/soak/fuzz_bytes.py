@@ -7,7 +7,12 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["rnnkit.data", "rnnkit.training.callbacks.checkpoint_io"]):
+with atheris.instrument_imports(
+    include=[
+        *("rnnkit.data", "rnnkit.language_modeling", "rnnkit.tagging", "rnnkit.translation"),
+        "rnnkit.training.callbacks.checkpoint_io",
+    ]
+):
     pass
 
 from tests.soak.fuzz import Findings
