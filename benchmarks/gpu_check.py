@@ -109,7 +109,7 @@ def crf(compile_only: bool = False) -> None:
     """The CRF's results and gradients against float64, and that they repeat bitwise."""
     import torch
 
-    from tests.kernels import test_crf
+    from tests.kernels.crf import test_crf
 
     for tags, dtype in ((9, torch.float32), (33, torch.bfloat16), (64, torch.float16)):
         problem = test_crf.random_problem(tags, dtype).to(DEVICE)
@@ -124,7 +124,8 @@ def linear_cross_entropy(precision: str, compile_only: bool = False) -> None:
     """Losses and gradients of a vocabulary against float64, and that they repeat bitwise."""
     import torch
 
-    from tests.kernels import test_gpu, test_linear_cross_entropy
+    from tests.kernels import test_gpu
+    from tests.kernels.vocabulary import test_linear_cross_entropy
 
     with test_gpu.computed_in("fp32"), test_gpu.computed_in(precision) as dtype:
         # More than one band of gradients, and more than one stretch of the vocabulary.

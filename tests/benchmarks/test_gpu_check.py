@@ -387,7 +387,7 @@ def test_the_crf_is_checked(interpreted: None, monkeypatch: pytest.MonkeyPatch) 
 def test_linear_cross_entropy_is_checked(
     interpreted: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.kernels import test_linear_cross_entropy as tests
+    from tests.kernels.vocabulary import test_linear_cross_entropy as tests
 
     inputs, results = tests.random_inputs, tests.results
     monkeypatch.setattr(tests, "random_inputs", lambda *_, dtype: inputs(9, 5, 70, dtype))
