@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rnnkit.on_demand import on_demand
 
 if TYPE_CHECKING:
     from rnnkit.metrics.bleu import BLEU as BLEU
@@ -11,20 +12,13 @@ if TYPE_CHECKING:
     from rnnkit.metrics.entities import EntityF1 as EntityF1
     from rnnkit.metrics.perplexity import Perplexity as Perplexity
 
-# Imported when they are asked for: torchmetrics takes seconds, and who reads tags needs none of it.
-_MODULES = {
-    "BLEU": "bleu",
-    "ChrF": "bleu",
-    "EntityF1": "entities",
-    "Perplexity": "perplexity",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES})
+# Who reads tags need not wait for torchmetrics.
+__getattr__, __dir__ = on_demand(
+    __name__,
+    {
+        "BLEU": "bleu",
+        "ChrF": "bleu",
+        "EntityF1": "entities",
+        "Perplexity": "perplexity",
+    },
+)
