@@ -16,6 +16,7 @@ import torch
 from lightning.pytorch import Callback
 
 from rnnkit.cli import main
+from tests.forks import Process
 
 COMMANDS = (
     *("fit", "validate", "test", "predict", "study", "generate", "score", "plot", "translate"),
@@ -43,8 +44,8 @@ trainer:
 """
 
 
-def start(folder, *arguments, **environment):
-    return subprocess.Popen(
+def start(folder, *arguments, kind=Process, **environment):
+    return kind(
         [sys.executable, "-m", "rnnkit.cli", *arguments],
         cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -55,6 +56,7 @@ def start(folder, *arguments, **environment):
 
 
 def run_process(folder, *arguments, **environment):
+    """A forked process, or with `kind=subprocess.Popen` one that imports everything itself."""
     process = start(folder, *arguments, **environment)
     output, errors = process.communicate(timeout=120)
     return process.returncode, output, errors
@@ -265,7 +267,9 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path):
     (tmp_path / "lightning.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'lightning'\", name='lightning')\n"
     )
-    status, _, errors = run_process(tmp_path, "fit", "-c", "x.yaml", PYTHONPATH=str(tmp_path))
+    status, _, errors = run_process(
+        tmp_path, "fit", "-c", "x.yaml", kind=subprocess.Popen, PYTHONPATH=str(tmp_path)
+    )
     assert status == 1
     assert "pip install 'rnnkit[train]'" in sentence(errors)
 

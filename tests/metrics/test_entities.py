@@ -324,4 +324,7 @@ def count_in_one_of_two(rank, address):
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_two_processes_count_as_one(tmp_path):
     address = (tmp_path / "meeting").as_uri()
-    torch.multiprocessing.spawn(count_in_one_of_two, (address,), nprocs=2)
+    # Forked: they need not import anything.
+    torch.multiprocessing.start_processes(
+        count_in_one_of_two, (address,), nprocs=2, start_method="fork"
+    )

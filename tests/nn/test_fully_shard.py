@@ -68,7 +68,10 @@ def work(rank, folder):
 
 
 def test_two_processes_that_share_the_parameters_train_as_one(tmp_path):
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=PROCESSES)
+    # Forked: they need not import anything.
+    torch.multiprocessing.start_processes(
+        work, (str(tmp_path),), nprocs=PROCESSES, start_method="fork"
+    )
     torch.manual_seed(0)
     model = Model()
     losses = train(model, slice(BATCH))

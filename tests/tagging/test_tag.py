@@ -15,6 +15,8 @@ from rnnkit.cli import main
 from rnnkit.data.schemes import entities
 from rnnkit.language_modeling.task import LanguageModel
 from rnnkit.tagging.tag import EntityTagger, tokenize
+from tests.forks import Process
+
 
 CONFIG = """\
 seed_everything: 0
@@ -328,7 +330,7 @@ def test_a_checkpoint_of_another_task_is_refused(tag, tmp_path):
 
 
 def start(checkpoint, *arguments, **environment):
-    return subprocess.Popen(
+    return Process(
         [sys.executable, "-m", "rnnkit.cli", "tag", "--ckpt", checkpoint, *arguments],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},

@@ -14,6 +14,7 @@ from lightning.pytorch.strategies import FSDPStrategy
 
 from rnnkit.cli import main
 from rnnkit.training.callbacks.checkpoint_io import read_checkpoint
+from tests.forks import Process
 from tests.small_tasks import TASKS, language_model
 
 
@@ -89,7 +90,7 @@ def test_a_full_disk_leaves_the_checkpoints_before(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     roomy = tmp_path / "roomy"
     roomy.mkdir()
-    subprocess.run(command, cwd=roomy, env=environment, check=True, timeout=120)
+    assert Process(command, cwd=roomy, env=environment).wait(timeout=120) == 0
     size = next(roomy.rglob("last.ckpt")).stat().st_size
     (tmp_path / "disk").mkdir()
     # Room for two checkpoints, those of steps 5 and 10, and a part of the next.
@@ -167,22 +168,16 @@ def test_a_kill_within_writing_leaves_the_checkpoint_before(tmp_path):
     arguments[arguments.index("middle-{step}")] = "middle"
     at = arguments.index("--trainer.callbacks.save_top_k")
     arguments[at : at + 2] = ["--trainer.callbacks.enable_version_counter", "false"]
-    done = subprocess.run(
+    process = Process(
         [
             *(sys.executable, "-m", "rnnkit.cli", *arguments),
             *("--trainer.callbacks+", f"{__name__}.KillOnWrite"),
         ],
         cwd=tmp_path,
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
-        timeout=120,
-        check=False,
+        stderr=subprocess.PIPE,
     )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    _, told = process.communicate(timeout=120)
+    assert process.returncode == -signal.SIGKILL, told
     checkpoints = next(tmp_path.rglob("checkpoints"))
     assert read_checkpoint(checkpoints / "middle.ckpt")["global_step"] == 10
     assert len(list(checkpoints.glob(".middle.*.ckpt"))) == 1  # what was written of the next one

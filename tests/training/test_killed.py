@@ -4,13 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
 from rnnkit.cli import main
+from tests.forks import Process
 from tests.small_tasks import TASKS
 
 KILLED_AT = 19  # of 30 steps; an epoch has 11 or 12
@@ -38,20 +38,13 @@ def test_a_killed_run_goes_on_to_the_same_parameters(task, tmp_path, monkeypatch
         *("--trainer.logger.save_dir", "runs", "--trainer.logger.name"),
     ]
     kill = ("--trainer.callbacks+", f"{__name__}.Kill")
-    killed = subprocess.run(
+    killed = Process(
         [sys.executable, "-m", "rnnkit.cli", *arguments, "killed", *kill],
-        env={
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parent)]),
-            # As this process, see conftest.py: sums of other shares are rounded otherwise.
-            "OMP_NUM_THREADS": "1",
-        },
-        capture_output=True,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
-        check=False,
     )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    _, told = killed.communicate(timeout=300)
+    assert killed.returncode == -signal.SIGKILL, told
     left = tmp_path / "runs" / "killed" / "version_0" / "checkpoints"
     assert main([*arguments, "unbroken"]) == 0
     for checkpoint, steps in (("last", (11, 12)), ("middle", (15,))):  # of an epoch, in an epoch

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback
 
 from rnnkit.training.callbacks.checkpoint_io import read_checkpoint
+from tests.forks import Process
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,10 +47,10 @@ PYTHON = (sys.executable, "-m")
 TWO = ("--trainer.devices", "2", "--trainer.strategy", "ddp")
 
 
-def start(task, folder, *arguments, launcher=PYTHON, **environment):
+def start(task, folder, *arguments, launcher=PYTHON, kind=Process, **environment):
     """Start to train on the CPU in a folder of its own."""
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
+    return kind(
         [
             *(*launcher, "rnnkit.cli", "fit", "-c", str(ROOT / "configs" / f"{task}.yaml")),
             *("--trainer.accelerator", "cpu", "--trainer.log_every_n_steps", "4"),
@@ -68,9 +69,9 @@ def start(task, folder, *arguments, launcher=PYTHON, **environment):
     )
 
 
-def fit(task, folder, *arguments, launcher=PYTHON):
+def fit(task, folder, *arguments, **options):
     """Train; exit status and what was told on stderr."""
-    process = start(task, folder, *arguments, launcher=launcher)
+    process = start(task, folder, *arguments, **options)
     told = ended(process)
     return subprocess.CompletedProcess(process.args, process.returncode, stderr=told)
 
@@ -90,9 +91,9 @@ def last(folder):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_two_processes_train_as_one(task, tmp_path):
-    def train(name, *arguments):
+    def train(name, *arguments, kind=Process):
         folder = tmp_path / name
-        done = fit(task, folder, *arguments)
+        done = fit(task, folder, *arguments, kind=kind)
         assert done.returncode == 0, done.stderr
         run = folder / "runs" / Path(task).name / "version_0"
         with (run / "metrics.csv").open() as file:
@@ -105,7 +106,9 @@ def test_two_processes_train_as_one(task, tmp_path):
         return last(folder), scores
 
     one, one_scores = train("one")
-    two, two_scores = train("two", *TWO)
+    # Forked, the second process too; for one task both as Lightning starts them for a user.
+    kind = subprocess.Popen if task.startswith("lm") else Process
+    two, two_scores = train("two", *TWO, kind=kind)
     assert two_scores == pytest.approx(one_scores, rel=1e-5)
     for name, parameter in one["state_dict"].items():
         if parameter.is_floating_point():
