@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from rnnkit.cli import main as rnnkit
 from tests.benchmarks.planted import record, results
 
 QUICKLY = ["--seconds", "0.01", "--device", "cpu", "--cells", "lstm"]
+
+
+@pytest.fixture(autouse=True)
+def small_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is measured is a hundredth of its size."""
+    for name in ("ptb-small", "characters"):
+        case = replace(CASES[name], steps=5, batch=4, features=20, hidden=20)
+        monkeypatch.setitem(CASES, name, case)
 
 
 @pytest.fixture(autouse=True)

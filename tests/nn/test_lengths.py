@@ -197,8 +197,15 @@ def test_lengths_go_with_neither_a_packed_sequence_nor_an_unbatched_input() -> N
         layer(input[:, 0], lengths=lengths[:1])
 
 
-@pytest.mark.parametrize("lengths", [POSITIVE, WITH_ZEROS, ALL_ZERO], ids=str)
-@pytest.mark.parametrize("kind", ["LSTM", "LSTM with projection", "GRU reset before"])
+@pytest.mark.parametrize(
+    ("kind", "lengths"),
+    [
+        *(("LSTM", lengths) for lengths in (POSITIVE, WITH_ZEROS, ALL_ZERO)),
+        ("LSTM with projection", WITH_ZEROS),
+        ("GRU reset before", WITH_ZEROS),
+    ],
+    ids=str,
+)
 def test_lengths_are_compiled_into_one_graph_with_the_same_values(
     kind: str, lengths: list[int]
 ) -> None:

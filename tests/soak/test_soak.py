@@ -67,8 +67,9 @@ def test_what_grows_is_found(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", memory.RUNS)
 def test_runs_leave_samples(name, tmp_path):
-    samples = memory.watch(name, 400, tmp_path)
-    assert len(samples) >= 4  # a search is a hundred steps
-    assert samples[-1].step >= 380
+    steps = 400 if name == "decoding" else 100  # a search is a hundred steps
+    samples = memory.watch(name, steps, tmp_path)
+    assert len(samples) >= 4
+    assert samples[-1].step >= 0.95 * steps
     assert samples[-1].resident > 2**20
     assert samples[-1].files > 2

@@ -15,7 +15,7 @@ def corpus(tmp_path):
     folder.mkdir()
     generator = torch.Generator().manual_seed(0)
     for name in ("train", "valid", "test"):
-        ids = torch.randint(10, (2000,), generator=generator).tolist()
+        ids = torch.randint(10, (500,), generator=generator).tolist()
         (folder / f"{name}.txt").write_text(" ".join(f"w{i}" for i in ids))
     return str(folder)
 

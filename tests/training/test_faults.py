@@ -45,6 +45,7 @@ class TakeAway(Callback):
             corpus.rename(corpus.with_name("gone"))
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("task", TASKS)
 def test_files_that_vanish_or_change_between_epochs_do_no_harm(task, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

@@ -24,6 +24,7 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("task", TASKS)
 def test_a_killed_run_goes_on_to_the_same_parameters(task, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -86,6 +86,7 @@ def test_every_run_has_its_curve_its_picture_and_its_row(study, capsys):
     assert "plain_seed0: LSTM, no dropout" in (report / "table.md").read_text()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_study_goes_on_where_it_was_stopped(study):
     assert run("--runs", "dropped") == 0
     unbroken = study / "runs" / "ptb_small" / "dropped_seed0"
@@ -105,6 +106,7 @@ def test_a_study_goes_on_where_it_was_stopped(study):
         assert torch.equal(value, weights[name]), name
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_study_that_was_stopped_scores_the_best_epoch_of_all_its_parts(study):
     worse = ("--model.init_args.lr_scheduler.init_args.gamma", "40")  # after the first epochs
     stop = ("--trainer.callbacks+", f"{__name__}.InterruptInTheThirdEpoch")
@@ -124,6 +126,7 @@ class InterruptInTheThirdEpoch(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_trial_with_fewer_epochs_is_gone_on_with(study):
     result = study / "runs" / "ptb_small" / "plain_seed0" / "result.json"
     assert run("--runs", "plain", "--", "--trainer.max_epochs", "1") == 0
@@ -139,6 +142,7 @@ def test_a_trial_with_fewer_epochs_is_gone_on_with(study):
         assert again[name] == found[name]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_diverges_does_not_keep_the_others_from_theirs(study, capsys):
     (study / "configs" / "plain.yaml").write_text(
         (study / "configs" / "plain.yaml").read_text().replace("lr: 0.5", "lr: .inf")
@@ -161,6 +165,7 @@ class InterruptInTheSecondEpoch(Callback):
             os.kill(os.getpid(), signal.SIGINT)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_ends_after_the_epoch_it_is_in_when_its_minutes_are_over(study):
     slow = ("--", "--trainer.callbacks+", f"{__name__}.SlowEpochs")
     assert run("--runs", "plain", "--minutes", "0.01", *slow) == 0
@@ -178,6 +183,7 @@ def last(place):
     return torch.load(paths[-1], weights_only=True)["state_dict"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_finished_run_is_not_trained_again(study, capsys):
     assert run("--runs", "plain") == 0
     versions = list((study / "runs" / "ptb_small" / "plain_seed0").glob("version_*"))
@@ -189,6 +195,7 @@ def test_a_finished_run_is_not_trained_again(study, capsys):
     assert "== plain_seed0" not in printed
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_options_after_two_hyphens_go_to_fit_and_seeds_have_runs_of_their_own(study):
     assert run("--runs", "plain", "--seeds", "1", "2", "--", "--trainer.max_epochs", "1") == 0
     places = sorted((study / "runs" / "ptb_small").glob("plain_*/"))
@@ -197,6 +204,7 @@ def test_options_after_two_hyphens_go_to_fit_and_seeds_have_runs_of_their_own(st
     assert values[0] != values[1]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_there_is_not_is_told(study, capsys):
     assert run("--runs", "lost") == 1
     assert "no run lost in ptb-small: choose from plain, dropped" in capsys.readouterr().err
