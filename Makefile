@@ -31,8 +31,9 @@ demo-translation: $(INSTALLED)
 demo-tagging: $(INSTALLED)
 	$(BIN)/python demos/tagging.py
 
+# Two tests at a time, each with one thread; who is done takes half of what the other has left.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
