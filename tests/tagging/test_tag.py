@@ -17,7 +17,6 @@ from rnnkit.language_modeling.task import LanguageModel
 from rnnkit.tagging.tag import EntityTagger, tokenize
 from tests.forks import Process
 
-
 CONFIG = """\
 seed_everything: 0
 data:
