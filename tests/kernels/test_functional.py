@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from rnnkit_kernels import functional, layers
 from rnnkit_kernels.dispatch.choice import choose
@@ -119,7 +120,8 @@ def test_every_pointer_lies_on_sixteen_bytes(monkeypatch: pytest.MonkeyPatch) ->
             class Spy:
                 def __getitem__(self, grid: Any, kernel: Any = kernel) -> Any:
                     def launch(*inputs: Any, **constants: Any) -> None:
-                        seen.extend(t for t in inputs if isinstance(t, Tensor) and t.numel())
+                        found = tree_leaves(inputs)  # those in bundles too
+                        seen.extend(t for t in found if isinstance(t, Tensor) and t.numel())
                         kernel[grid](*inputs, **constants)
 
                     return launch

@@ -32,7 +32,7 @@ from rnnkit_kernels.ops import planned as ops_planned
 from rnnkit_kernels.ops.context import recurrent_precision
 from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.ops.stack import stack
-from rnnkit_kernels.recurrence import exchange, plan, resident, stepping
+from rnnkit_kernels.recurrence import backward, exchange, forward, plan
 from rnnkit_kernels.recurrence.rows import Rows
 from rnnkit_kernels.recurrence.wavefront import wavefront_plan
 from tests.kernels import layers
@@ -485,8 +485,8 @@ def test_two_runs_agree_bitwise(mode: str, meets: None) -> None:
 @pytest.mark.parametrize("mode", ["data", "resident", "launch"])
 def test_no_step_count_or_batch_size_compiles_anew(mode: str, meets: None) -> None:
     def compiled() -> int:
-        kernels = [stepping.stepping_forward, stepping.stepping_backward]
-        kernels += [resident.resident_forward, resident.resident_backward]
+        kernels = [forward.stepping_forward, backward.stepping_backward]
+        kernels += [forward.resident_forward, backward.resident_backward]
         caches = [cache for kernel in kernels for cache in kernel.device_caches.values()]
         return sum(len(cache[0]) for cache in caches)
 

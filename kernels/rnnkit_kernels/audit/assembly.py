@@ -7,15 +7,16 @@ purpose.
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 # Memory whose rows grow with T·B: a 32-bit row base would overflow past 2³¹ elements.
 _GROWING = {
-    *("x_gates", "zoneout", "operand", "y", "saved", "states", "dropped"),
-    *("dy", "columns", "h0", "c0", "dh_n", "cell_state", "carry_gradient"),
+    *("x_gates", "zoneout", "operand", "storage.y", "storage.saved", "storage.states"),
+    *("stack.dropped", "initial.h", "initial.c"),
+    *("gradients.y", "gradients.h_n", "gradients.carry", "gradients.columns"),
 }
-_WEIGHTS = {"weight_hh", "weight_above"}
+_WEIGHTS = {"weights.weight_hh", "stack.weight_ih"}
 # Steps from a pointer to the one it was made of: the operands that may hold it.
 _POINTER_STEPS = {
     **dict.fromkeys(("tt.addptr", "tt.splat", "tt.broadcast", "tt.expand_dims"), (0,)),
@@ -33,6 +34,8 @@ _LAYOUT = re.compile(
 _RELEASE = re.compile(r"\b(?:atom|red)\b[\w.]*\.release[\w.]*")
 _ACQUIRE = re.compile(r"\b(?:ld|atom)\b[\w.]*\.acquire[\w.]*")
 _TENSOR_CORES = re.compile(r"\b(?:wgmma\.mma_async|tcgen05\.mma|mma\.sync)")
+_ARGUMENTS = re.compile(r"^\s*tt\.func public @\w+\((.*)$", re.MULTILINE)
+_ARGUMENT = re.compile(r"(%\w+): ")
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;", re.MULTILINE)
 _BRANCH = re.compile(r"\bBRA\b.*?0x([0-9a-f]+)")
 _POLL = re.compile(r"\bld\.volatile\.global(?:\.v(\d))?\.\w(\d+)")
@@ -81,11 +84,21 @@ def _roots(value: "Operation | str") -> set[str]:
     return set().union(*(_roots(value.operands[i]) for i in steps))
 
 
-def operations(ttgir: str) -> Iterator[Operation]:
-    """The operations of the kernel, in order."""
+def operations(ttgir: str, arguments: Sequence[str] = ()) -> Iterator[Operation]:
+    """The operations of the kernel, in order.
+
+    Args:
+        ttgir: the kernel.
+        arguments: names of its arguments, for those of a bundle share one in the text; () for the
+            names in the text.
+    """
     around: list[str] = []
     # Names come again in sibling regions: the latest definition is the one that counts.
-    known: dict[str, Operation] = {}
+    known: dict[str, Operation | str] = {}
+    if arguments:
+        found = _ARGUMENTS.search(ttgir)
+        assert found is not None
+        known |= zip(_ARGUMENT.findall(found[1]), arguments, strict=True)
     for line in ttgir.splitlines():
         text = line.strip()
         if text.startswith("}"):
@@ -115,7 +128,13 @@ def operations(ttgir: str) -> Iterator[Operation]:
 
 
 def broken_rules(
-    mode: str, polled: int, weights: int, tensor_cores: bool, ttgir: str, ptx: str
+    mode: str,
+    polled: int,
+    weights: int,
+    tensor_cores: bool,
+    ttgir: str,
+    ptx: str,
+    arguments: Sequence[str],
 ) -> list[str]:
     """What a compiled kernel does that its mode forbids; [] for a good one.
 
@@ -125,8 +144,9 @@ def broken_rules(
         weights: tiles of weights that stay in shared memory.
         tensor_cores: whether the dtype's products run on them.
         ttgir, ptx: the kernel.
+        arguments: names of its arguments.
     """
-    found = list(operations(ttgir))
+    found = list(operations(ttgir, arguments))
     rules = _row_bases(found)
     if mode == "data":
         rules += _polls(found, polled, ttgir)

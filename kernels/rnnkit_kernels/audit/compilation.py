@@ -23,15 +23,28 @@ from rnnkit_kernels.audit.assembly import (
 from rnnkit_kernels.audit.cases import DEVICES, DTYPES, Case
 from rnnkit_kernels.cells import CELLS, Cell
 from rnnkit_kernels.crf import kernels as crf_kernels
-from rnnkit_kernels.recurrence import backward, forward, resident, stepping
+from rnnkit_kernels.recurrence.arguments import Layer
+from rnnkit_kernels.recurrence.backward import backward_constants
+from rnnkit_kernels.recurrence.forward import forward_constants
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Plan
+from rnnkit_kernels.recurrence.resident_backward import resident_backward
+from rnnkit_kernels.recurrence.resident_forward import resident_forward
+from rnnkit_kernels.recurrence.stepping_backward import stepping_backward
+from rnnkit_kernels.recurrence.stepping_forward import stepping_forward
 
 AMD = GPUTarget("hip", "gfx942", 64)
 _POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+# Of the kernels' arguments, those in bundles by their path; all others are of the compute dtype.
 _POINTER_TYPES = {
-    **dict.fromkeys(("cell_state", "carry_gradient", "c0", "states"), "*fp32"),
-    **dict.fromkeys(("batch_sizes", "offsets", "seed", "order"), "*i64"),
-    **dict.fromkeys(("counters", "error"), "*i32"),
+    **dict.fromkeys(("initial.c", "gradients.carry", "storage.states"), "*fp32"),
+    **dict.fromkeys(("rows.batch_sizes", "rows.offsets", "dropout.seed", "dropout.order"), "*i64"),
+    **dict.fromkeys(("meeting.counters", "meeting.error"), "*i32"),
+}
+_KERNELS = {
+    (False, "forward"): stepping_forward,
+    (False, "backward"): stepping_backward,
+    (True, "forward"): resident_forward,
+    (True, "backward"): resident_backward,
 }
 
 
@@ -69,27 +82,54 @@ def source_of(
     dtype: torch.dtype,
     pointer_types: dict[str, str] | None = None,
 ) -> ASTSource:
-    """A kernel with the argument types that its launcher hands over."""
+    """A kernel with the argument types that its launcher hands over.
+
+    Args:
+        function: the kernel. A parameter annotated with a class of `arguments.py` is a bundle.
+        constants: values by name, "bundle.field" for one of a bundle.
+        dtype: of pointers that `pointer_types` does not name.
+        pointer_types: Triton's names of types, by the same names.
+    """
     types = _POINTER_TYPES if pointer_types is None else pointer_types
-    signature: dict[str, str] = {}
-    for parameter in function.params:
-        if parameter.name in constants:
-            signature[parameter.name] = "constexpr"
+    found: dict[tuple[int, ...], Any] = {}
+    attributes: dict[tuple[int, ...], Any] = {}
+
+    def kind(name: str, path: tuple[int, ...], otherwise: str) -> str:
+        if name in constants:
+            found[path] = constants[name]
+            return "constexpr"
+        if otherwise.startswith("*"):
+            attributes[path] = [["tt.divisibility", 16]]
+        return otherwise
+
+    signature: dict[str, Any] = {}
+    for i, (parameter, stated) in enumerate(
+        zip(function.params, function.signature.parameters.values(), strict=True)
+    ):
+        name, bundle = parameter.name, stated.annotation
+        if hasattr(bundle, "_fields"):
+            paths = {f"{name}.{field}": (i, j) for j, field in enumerate(bundle._fields)}
+            signature[name] = bundle(
+                *(kind(p, at, types.get(p, _POINTERS[dtype])) for p, at in paths.items())
+            )
         elif parameter.do_not_specialize:
-            signature[parameter.name] = parameter.annotation_type or "i32"
+            signature[name] = kind(name, (i,), parameter.annotation_type or "i32")
         else:
-            signature[parameter.name] = types.get(parameter.name, _POINTERS[dtype])
-    positions = {name: i for i, name in enumerate(function.arg_names)}
-    return ASTSource(
-        function,
-        signature,
-        {(positions[name],): value for name, value in constants.items()},
-        attrs={
-            (positions[name],): [["tt.divisibility", 16]]
-            for name, kind in signature.items()
-            if kind.startswith("*")
-        },
-    )
+            signature[name] = kind(name, (i,), types.get(name, _POINTERS[dtype]))
+    return ASTSource(function, signature, found, attributes)
+
+
+def argument_names(source: ASTSource) -> list[str]:
+    """The arguments that are left in a compiled kernel, in order; "bundle.field" in bundles."""
+    names = []
+    for name, kind in source.signature.items():
+        if isinstance(kind, tuple):
+            fields = type(kind)._fields  # type: ignore[attr-defined]
+            pairs = [(f"{name}.{field}", k) for field, k in zip(fields, kind, strict=True)]
+        else:
+            pairs = [(name, kind)]
+        names += [path for path, k in pairs if k != "constexpr"]
+    return names
 
 
 def cuobjdump(cubin: bytes, what: str) -> str:
@@ -123,24 +163,24 @@ def constants_of(
     wavefront: bool = False,
 ) -> dict[str, Any]:
     """A training kernel's compile-time arguments, absent tensors among them."""
-    sizes = (hidden, dtype.itemsize, members, ragged)
+    layer = Layer.of(cell, hidden, dtype.itemsize, members, ragged, zoneout)
     stack = {"wavefront": wavefront, "dropout": wavefront}
     if direction == "forward":
-        constants = forward.forward_constants(
-            cell, plan, *sizes, save=True, zoneout=zoneout, **stack
-        )
+        constants = forward_constants(cell, plan, layer, save=True, **stack)
+        unused = []
     else:
-        constants = backward.backward_constants(cell, plan, *sizes, zoneout=zoneout, **stack)
-    absent = [] if ragged else ["batch_sizes", "offsets"]
-    absent += [] if zoneout else ["zoneout"]
-    if direction == "backward" and not cell.has_cell_state:
-        absent.append("c0")
-    if plan.mode != "resident" and not wavefront:
-        absent += ["weight_above", "seed", "order"]
-        absent += ["bias_above", "dropped"] if direction == "forward" else []
+        constants = backward_constants(cell, plan, layer, **stack)
+        unused = ["weights.bias_hh"]
+        unused += [] if cell.has_cell_state else ["initial.c"]
+        unused += ["stack.bias_ih", "stack.dropped"]
+    unused += [] if ragged else ["rows.batch_sizes", "rows.offsets"]
+    unused += [] if zoneout else ["zoneout"]
+    if not wavefront:
+        unused += ["stack.weight_ih", "stack.bias_ih", "stack.dropped"]
+        unused += ["dropout.seed", "dropout.order"]
     if plan.mode == "launch":
-        absent += ["counters", "error"]
-    return constants | dict.fromkeys(absent)
+        unused += ["meeting.counters", "meeting.error"]
+    return constants | dict.fromkeys(unused)
 
 
 def kernels_of(
@@ -156,9 +196,7 @@ def kernels_of(
     directions: tuple[Literal["forward", "backward"], ...] = ("forward", "backward")
     for direction in directions:
         constants = constants_of(cell, plan, hidden, dtype, direction, **options)
-        module = resident if plan.mode == "resident" else stepping
-        kind = "resident" if plan.mode == "resident" else "stepping"
-        function = getattr(module, f"{kind}_{direction}")
+        function = _KERNELS[plan.mode == "resident", direction]
         tiles = plan.forward if direction == "forward" else plan.backward
         products = tiles.chunks * (2 if options.get("wavefront") else 1)
         held = sum(len(chunks) for chunks in products)
@@ -212,14 +250,13 @@ def compile_plan(
         wavefront=wavefront,
     )  # fmt: skip
     for name, function, constants, options, (polled, held) in kernels:
+        source = source_of(function, constants, dtype)
         compiled = triton.compile(
-            source_of(function, constants, dtype),
-            target=GPUTarget("cuda", device.capability, 32),
-            options=options,
+            source, target=GPUTarget("cuda", device.capability, 32), options=options
         )
         ttgir, ptx = compiled.asm["ttgir"], compiled.asm["ptx"]
         cores = dtype != torch.float32 or plan.precision != "ieee"
-        faults = broken_rules(plan.mode, polled, held, cores, ttgir, ptx)
+        faults = broken_rules(plan.mode, polled, held, cores, ttgir, ptx, argument_names(source))
         found.append(resources_of(name, compiled, device, options["num_warps"], faults))
     return found
 

@@ -4,7 +4,7 @@
     columns_t     = ∂L/∂(pre-activations of step t)
 
 Gradients of the inputs, weights and biases are products over all steps, taken after the loop. The
-kernels are in `stepping.py` and `resident.py`; members M as in `forward.py`.
+kernels are in `stepping_backward.py` and `resident_backward.py`; members M as in `forward.py`.
 """
 
 from typing import Any
@@ -14,47 +14,35 @@ import triton
 from torch import Tensor
 
 from rnnkit_kernels.cells import Cell
+from rnnkit_kernels.recurrence.arguments import (
+    Gradients,
+    Layer,
+    Meeting,
+    Stack,
+    State,
+    StepRows,
+    Storage,
+    Tiling,
+    Weights,
+)
 from rnnkit_kernels.recurrence.exchange import blank_exchange, launch_together
-from rnnkit_kernels.recurrence.forward import Above, wavefront_constants
-from rnnkit_kernels.recurrence.layout import aligned, padded_rows, padded_width, stage_functions
+from rnnkit_kernels.recurrence.forward import ALONE, Above, wavefront_constants
+from rnnkit_kernels.recurrence.layout import aligned, padded_rows, stage_functions
 from rnnkit_kernels.recurrence.plan import Plan
-from rnnkit_kernels.recurrence.resident import resident_backward
+from rnnkit_kernels.recurrence.resident_backward import resident_backward
 from rnnkit_kernels.recurrence.rows import Rows
-from rnnkit_kernels.recurrence.stepping import stepping_backward
+from rnnkit_kernels.recurrence.stepping_backward import stepping_backward
 
 
 def backward_constants(
-    cell: Cell,
-    plan: Plan,
-    hidden: int,
-    itemsize: int,
-    members: int,
-    ragged: bool,
-    zoneout: bool = False,
-    wavefront: bool = False,
-    dropout: bool = False,
+    cell: Cell, plan: Plan, layer: Layer, wavefront: bool = False, dropout: bool = False
 ) -> dict[str, Any]:
     """The kernel's compile-time arguments; STAGES of `stepping_backward` is left to the caller."""
-    carry = cell.carried(zoneout)
     return {
         **stage_functions(cell.backward),
-        "GATES_AT": cell.gates_at,
-        "SAVED": cell.saved_at[-1],
-        "COLUMNS_AT": cell.columns_at,
-        "WEIGHTS": cell.weights,
-        "CELL_CARRIES": len(cell.carry),
-        "CARRIES": len(carry),
-        "HIDDEN_CARRY": carry.index("hidden") if "hidden" in carry else -1,
-        "CELL_CARRY": carry.index("cell") if "cell" in carry else -1,
-        "ZONEOUT": zoneout,
-        "HIDDEN": hidden,
-        "MEMBERS": members,
-        "WEIGHT_STRIDE": padded_width(hidden, itemsize),
-        "RAGGED": ragged,
-        "PRECISION": plan.precision,
-        **plan.constants("backward"),
+        "LAYER": layer,
+        "TILES": Tiling.of(plan, "backward"),
         **wavefront_constants(plan, wavefront, dropout),
-        **({} if plan.mode == "resident" else {"INPUT_COLUMN": min(cell.input_columns)}),
     }
 
 
@@ -106,49 +94,52 @@ def backward(
         carry[names.index("cell")] = dc_n
     weight = padded_rows(weight_hh)
     parameters = weight if cell_weights is None else aligned(cell_weights)
-    c_start = None if c0 is None else aligned(c0)
-    zones = None if zoneout is None else aligned(zoneout)
-    row_tensors = (rows.batch_sizes, rows.offsets)
-    tensors = (
-        aligned(dy), aligned(dh_n), carry, weight, parameters, aligned(h0), c_start, zones, y,
-        saved, states, columns, *row_tensors,
-    )  # fmt: skip
-    ragged = rows.batch_sizes is not None
+    given = (
+        Gradients(aligned(dy), aligned(dh_n), carry, columns),
+        Weights(weight, None, parameters),
+        State(aligned(h0), None if c0 is None else aligned(c0)),
+        None if zoneout is None else aligned(zoneout),
+        Storage(y, saved, states),
+        StepRows(rows.batch_sizes, rows.offsets),
+    )
+    layer = Layer.of(
+        cell, hidden, y.itemsize, members, rows.batch_sizes is not None, zoneout is not None
+    )
     constants = backward_constants(
-        cell, plan, hidden, y.itemsize, members, ragged, zoneout is not None,
-        above is not None, above is not None and above.dropout > 0,
-    )  # fmt: skip
+        cell, plan, layer, above is not None, above is not None and above.dropout > 0
+    )
     options = plan.options("backward")
     stages = len(cell.backward)
     batch_tiles = triton.cdiv(rows.batch, plan.backward.block_b)
     if plan.mode == "resident":
         resident_backward[(batch_tiles, members)](
-            *tensors, int(reverse), rows.steps, rows.batch, **constants, **options
+            *given, int(reverse), rows.steps, rows.batch, **constants, **options
         )
     elif plan.mode == "launch":
-        nothing = (None, None, None, 0, 0.0, None, None)
+        tensors = (*given, *ALONE, Meeting(None, None))
         grid = (triton.cdiv(hidden, plan.backward.block_h), batch_tiles, members)
         for step in range(rows.steps):
             for stage in reversed(range(stages)):
                 stepping_backward[grid](
-                    *tensors, *nothing, 0, int(reverse), step, step + 1, rows.steps, rows.batch, 0,
+                    *tensors, 0, int(reverse), step, step + 1, rows.steps, rows.batch, 0,
                     STAGES=(stage, stage + 1), **constants, **options,
                 )  # fmt: skip
     else:
-        stack: tuple[Any, ...] = (None, None, None, 0, 0.0)
+        stack = ALONE
         if above is not None:
             # In the order of the gradient columns, which the product takes as they lie.
             order = sorted(range(len(cell.input_columns)), key=cell.input_columns.__getitem__)
             gates = above.weight_ih.reshape(members - 1, -1, hidden, hidden)
             ordered = torch.cat([gates[:, i] for i in order], 1)
-            stack = (padded_rows(ordered), *above.masks())
+            stack = (Stack(padded_rows(ordered), None, None), *above.masks())
         launch_together(
             stepping_backward,
             plan,
             triton.cdiv(hidden, plan.backward.block_h),
             batch_tiles,
             members,
-            (*tensors, *stack),
+            y.device,
+            (*given, *stack),
             (int(reverse), 0, rows.steps, rows.steps, rows.batch),
             {"STAGES": (0, stages), **constants, **options},
             wavefront=above is not None,

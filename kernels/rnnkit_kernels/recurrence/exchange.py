@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rnnkit_kernels.recurrence.arguments import Meeting
 from rnnkit_kernels.recurrence.plan import Plan
 from rnnkit_kernels.recurrence.rows import Rows
 
@@ -160,6 +161,7 @@ def launch_together(
     unit_tiles: int,
     batch_tiles: int,
     members: int,
+    device: torch.device,
     tensors: tuple[Any, ...],
     integers: tuple[int, ...],
     options: dict[str, Any],
@@ -182,7 +184,6 @@ def launch_together(
         )
     together = members if members <= limit else 1
     groups = min(batch_tiles, limit // together)
-    device = tensors[0].device
     # Made anew on every call, so that a replayed graph starts from zero again.
     counters = torch.zeros(
         members * batch_tiles * COUNTER_STRIDE.value + 1, dtype=torch.int32, device=device
@@ -192,7 +193,7 @@ def launch_together(
         cooperate(
             kernel,
             (unit_tiles, groups, together),
-            (*tensors, counters, error, first, *integers, MAX_POLLS),
+            (*tensors, Meeting(counters, error), first, *integers, MAX_POLLS),
             options,
         )
     message = (

@@ -4,8 +4,8 @@
     state_t   = cell(x_gates_t, h_gates_t, state_{t−1})
 
 `tiles.forward_tile` is one stage on one tile of units × sequences. Two kernels call it; the operand
-of the product and the state of the step before come through memory in one (`stepping.py`), and from
-registers in the other (`resident.py`).
+of the product and the state of the step before come through memory in one (`stepping_forward.py`),
+and from registers in the other (`resident_forward.py`).
 
 A layer has M *members*, one a direction: x_gates (N, M, G, H), y (N, M, H), weights (M, G·H, H).
 """
@@ -19,49 +19,47 @@ from torch import Tensor
 
 from rnnkit_kernels.cells import Cell
 from rnnkit_kernels.random.philox import STREAMS, scale, threshold
+from rnnkit_kernels.recurrence.arguments import (
+    Dropout,
+    Layer,
+    Meeting,
+    Stack,
+    State,
+    StepRows,
+    Storage,
+    Tiling,
+    Weights,
+)
 from rnnkit_kernels.recurrence.exchange import blank_exchange, launch_together
-from rnnkit_kernels.recurrence.layout import aligned, padded_rows, padded_width, stage_functions
+from rnnkit_kernels.recurrence.layout import aligned, padded_rows, stage_functions
 from rnnkit_kernels.recurrence.plan import Plan
-from rnnkit_kernels.recurrence.resident import resident_forward
+from rnnkit_kernels.recurrence.resident_forward import resident_forward
 from rnnkit_kernels.recurrence.rows import Rows
-from rnnkit_kernels.recurrence.stepping import stepping_forward
+from rnnkit_kernels.recurrence.stepping_forward import stepping_forward
 
 
 def forward_constants(
     cell: Cell,
     plan: Plan,
-    hidden: int,
-    itemsize: int,
-    members: int,
-    ragged: bool,
+    layer: Layer,
     save: bool,
     recompute: bool = False,
-    zoneout: bool = False,
     wavefront: bool = False,
     dropout: bool = False,
 ) -> dict[str, Any]:
     """The kernel's compile-time arguments; STAGES of `stepping_forward` is left to the caller."""
     return {
         **stage_functions(cell.forward),
-        "GATES_AT": cell.gates_at,
-        "SAVED_AT": cell.saved_at,
-        "WEIGHTS": cell.weights,
-        "HAS_CELL": cell.has_cell_state,
-        "ZONEOUT": zoneout,
-        "HIDDEN": hidden,
-        "MEMBERS": members,
-        "WEIGHT_STRIDE": padded_width(hidden, itemsize),
-        "RAGGED": ragged,
+        "LAYER": layer,
+        "TILES": Tiling.of(plan, "forward"),
         "SAVE": save,
         "SAVE_GATES": save and not recompute,
-        "PRECISION": plan.precision,
-        **plan.constants("forward"),
         **wavefront_constants(plan, wavefront, dropout),
     }
 
 
 def wavefront_constants(plan: Plan, wavefront: bool, dropout: bool) -> dict[str, Any]:
-    """What `stepping.py` has to know of a stack; the resident kernels know none."""
+    """What the stepping kernels have to know of a stack; the resident kernels know none."""
     if plan.mode == "resident":
         return {}
     return {"WAVEFRONT": wavefront, "DROPOUT": STREAMS if dropout else 0}
@@ -85,9 +83,17 @@ class Above:
     seed: Tensor | None = None
     order: Tensor | None = None
 
-    def masks(self) -> tuple[Any, ...]:
-        """Seed, order, threshold and scale, as the kernels take them."""
-        return (self.seed, self.order, threshold(self.dropout), scale(self.dropout))
+    def masks(self) -> tuple[Dropout, int, float]:
+        """The random words of dropout, its threshold and its scale, as the kernels take them."""
+        return (
+            Dropout(self.seed, self.order),
+            threshold(self.dropout),
+            scale(self.dropout),
+        )
+
+
+# What kernels take for the stack that a layer on its own is not part of.
+ALONE: tuple[Stack, Dropout, int, float] = (Stack(None, None, None), Dropout(None, None), 0, 0.0)
 
 
 def forward(
@@ -168,46 +174,50 @@ def forward(
     )
     bias = aligned(bias_hh)
     parameters = bias if cell_weights is None else aligned(cell_weights)
-    tensors = (aligned(x_gates), padded_rows(weight_hh), bias, parameters, aligned(h0), cell_state)
-    ragged = rows.batch_sizes is not None
+    weights = Weights(padded_rows(weight_hh), bias, parameters)
+    initial = State(aligned(h0), cell_state)
+    storage = Storage(y, saved, states)
+    step_rows = StepRows(rows.batch_sizes, rows.offsets)
+    given = (aligned(x_gates), weights, initial, zoneout)
+    layer = Layer.of(
+        cell, hidden, h0.itemsize, members, rows.batch_sizes is not None, zoneout is not None
+    )
     constants = forward_constants(
-        cell, plan, hidden, h0.itemsize, members, ragged, save, recompute, zoneout is not None,
-        above is not None, above is not None and above.dropout > 0,
+        cell, plan, layer, save, recompute, above is not None,
+        above is not None and above.dropout > 0,
     )  # fmt: skip
     options = plan.options("forward")
-    row_tensors = (rows.batch_sizes, rows.offsets)
     batch_tiles = triton.cdiv(rows.batch, plan.forward.block_b)
     if plan.mode == "resident":
         resident_forward[(batch_tiles, members)](
-            *tensors, zoneout, y, saved, states, *row_tensors, int(reverse), rows.steps,
-            rows.batch, **constants, **options,
-        )  # fmt: skip
+            *given, storage, step_rows, int(reverse), rows.steps, rows.batch, **constants, **options
+        )
     elif launches:
-        nothing = (None, None, None, None, None, 0, 0.0, None, None)
         operand = h0.new_empty(scratch, members, hidden)
+        tensors = (*given, operand, storage, step_rows, *ALONE, Meeting(None, None))
         grid = (triton.cdiv(hidden, plan.forward.block_h), batch_tiles, members)
         for step in range(rows.steps):
             for stage in range(stages):
                 stepping_forward[grid](
-                    *tensors, zoneout, operand, y, saved, states, *row_tensors, *nothing, 0,
-                    int(reverse), step, step + 1, rows.steps, rows.batch, 0,
+                    *tensors, 0, int(reverse), step, step + 1, rows.steps, rows.batch, 0,
                     STAGES=(stage, stage + 1), **constants, **options,
                 )  # fmt: skip
     else:
         operand = exchange(count, members, hidden) if stages > 1 else y
-        stack: tuple[Any, ...] = (None, None, None, None, None, 0, 0.0)
+        stack = ALONE
         if above is not None:
             if above.dropout > 0:
                 dropped = exchange(count, members - 1, hidden)
-            weights = (padded_rows(above.weight_ih), aligned(above.bias_ih))
-            stack = (*weights, dropped, *above.masks())
+            weight = padded_rows(above.weight_ih)
+            stack = (Stack(weight, aligned(above.bias_ih), dropped), *above.masks())
         launch_together(
             stepping_forward,
             plan,
             triton.cdiv(hidden, plan.forward.block_h),
             batch_tiles,
             members,
-            (*tensors, zoneout, operand, y, saved, states, *row_tensors, *stack),
+            device,
+            (*given, operand, storage, step_rows, *stack),
             (int(reverse), 0, rows.steps, rows.steps, rows.batch),
             {"STAGES": (0, stages), **constants, **options},
             wavefront=above is not None,

@@ -45,6 +45,12 @@ def size_of(chunks, i):
 
 
 @triton.constexpr_function
+def chunks_of(tiles, product):
+    """The chunks that cover the depth of a product."""
+    return tiles.chunks[product]
+
+
+@triton.constexpr_function
 def padded_gates(at, stage):
     """Gates of a stage, rounded up to a power of two."""
     return triton.next_power_of_2(at[stage + 1] - at[stage])
@@ -57,12 +63,12 @@ def product_of(gates_at, stage):
 
 
 @triton.jit
-def step_rows(t, steps, batch, batch_sizes, offsets, RAGGED: tl.constexpr):
+def step_rows(t, steps, batch, rows, RAGGED: tl.constexpr):
     """First row (int64) and number of rows of step t; none outside [0, steps)."""
     inside = (t >= 0) & (t < steps)
     if RAGGED:
-        count = tl.load(batch_sizes + t, mask=inside, other=0).to(tl.int32)
-        first = tl.load(offsets + t, mask=inside, other=0)
+        count = tl.load(rows.batch_sizes + t, mask=inside, other=0).to(tl.int32)
+        first = tl.load(rows.offsets + t, mask=inside, other=0)
     else:
         count = tl.where(inside, batch, 0)
         first = tl.where(inside, t, 0).to(tl.int64) * batch

@@ -96,16 +96,6 @@ class Plan:
     multiprocessors: int
     reason: str
 
-    def constants(self, direction: Literal["forward", "backward"]) -> dict[str, object]:
-        """The tiles as compile-time arguments of this mode's kernel."""
-        tiles = self.forward if direction == "forward" else self.backward
-        constants: dict[str, object] = {"CHUNKS": tiles.chunks[0], "BLOCK_B": tiles.block_b}
-        if self.mode != "resident":
-            constants |= {"MEETING": self.mode, "BLOCK_H": tiles.block_h, "POLLED": tiles.polled}
-            if direction == "backward":
-                constants |= {"CHUNKS": tiles.chunks, "SPLIT": tiles.split}
-        return constants
-
     def options(self, direction: Literal["forward", "backward"]) -> dict[str, int]:
         """Compiler options of this mode's kernel in one direction of the gradient."""
         tiles = self.forward if direction == "forward" else self.backward

@@ -11,21 +11,16 @@ The product is weight-stationary: rows are hidden units (times gates), columns a
 import triton
 import triton.language as tl
 
+from rnnkit_kernels.recurrence.arguments import WeightRows
 from rnnkit_kernels.recurrence.exchange import fetch
-from rnnkit_kernels.recurrence.layout import size_of
+from rnnkit_kernels.recurrence.layout import count_of, gate_rows, padded_gates, size_of
 
 
 @triton.jit
 def streamed_product(
     accumulator,
     weight,
-    weight_mask,
-    weight_step,
     operand,
-    start,
-    lane_stride,
-    started,
-    starting,
     WIDTH: tl.constexpr,
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -34,27 +29,24 @@ def streamed_product(
 
     Args:
         accumulator: (rows, BLOCK_B).
-        weight: pointers (rows, 1) to column 0; `weight_step` elements lead to the next column.
-        operand: pointer to the rows of sequences that run, (BLOCK_B, WIDTH).
-        start: as `operand`, for sequences that begin at this step.
-        lane_stride: elements between two sequences of `operand`; those of `start` lie WIDTH apart.
-        started, starting: (BLOCK_B,) masks, disjoint.
+        weight: `WeightRows`.
+        operand: `Operand`.
     """
-    lane = tl.arange(0, started.shape[0])
+    lane = tl.arange(0, operand.started.shape[0])
     for k_start in range(0, WIDTH, BLOCK_K):
         k = k_start + tl.arange(0, BLOCK_K)
         inside = k < WIDTH
         w = tl.load(
-            weight + k[None, :] * weight_step, mask=weight_mask & inside[None, :], other=0.0
+            weight.at + k[None, :] * weight.step, mask=weight.exist & inside[None, :], other=0.0
         )
         v = tl.load(
-            operand + lane[None, :] * lane_stride + k[:, None],
-            mask=started[None, :] & inside[:, None],
+            operand.row + lane[None, :] * operand.stride + k[:, None],
+            mask=operand.started[None, :] & inside[:, None],
             other=0.0,
         )
         v += tl.load(
-            start + lane[None, :] * WIDTH + k[:, None],
-            mask=starting[None, :] & inside[:, None],
+            operand.start + lane[None, :] * WIDTH + k[:, None],
+            mask=operand.starting[None, :] & inside[:, None],
             other=0.0,
         )
         accumulator = tl.dot(w, v, accumulator, input_precision=PRECISION)
@@ -62,13 +54,29 @@ def streamed_product(
 
 
 @triton.jit
-def held_weights(weight, weight_mask, weight_step, WIDTH: tl.constexpr, CHUNKS: tl.constexpr):
+def stage_weights(
+    weight, unit_start, STAGE: tl.constexpr, LAYER: tl.constexpr, BLOCK: tl.constexpr
+):
+    """Rows of a member's weights for BLOCK units of a stage, their gates side by side."""
+    row, exist = gate_rows(
+        unit_start,
+        count_of(LAYER.gates_at, STAGE),
+        padded_gates(LAYER.gates_at, STAGE),
+        BLOCK,
+        LAYER.hidden,
+    )
+    at = weight + (LAYER.gates_at[STAGE] * LAYER.hidden + row)[:, None] * LAYER.weight_stride
+    return WeightRows(at, exist[:, None], 1)
+
+
+@triton.jit
+def held_weights(weight, WIDTH: tl.constexpr, CHUNKS: tl.constexpr):
     """The tiles (rows, size) of `weight` over CHUNKS of its WIDTH columns; see `held_product`."""
     tiles = ()
     for j in tl.static_range(len(CHUNKS)):
         k = CHUNKS[j][0] + tl.arange(0, size_of(CHUNKS, j))
-        mask = weight_mask & (k < WIDTH)[None, :]
-        tiles = tiles + (tl.load(weight + k[None, :] * weight_step, mask=mask, other=0.0),)
+        mask = weight.exist & (k < WIDTH)[None, :]
+        tiles = tiles + (tl.load(weight.at + k[None, :] * weight.step, mask=mask, other=0.0),)
     return tiles
 
 
@@ -77,43 +85,42 @@ def held_product(
     accumulator,
     weights,
     operand,
-    start,
-    lane_stride,
-    started,
-    starting,
     budget,
     WIDTH: tl.constexpr,
     CHUNKS: tl.constexpr,
-    POLLED: tl.constexpr,
-    MEETING: tl.constexpr,
-    PRECISION: tl.constexpr,
+    TILES: tl.constexpr,
 ):
-    """As `streamed_product`, with `held_weights` that stay in shared memory over all steps.
-
-    POLLED chunks are fetched at a time.
-    """
-    lane = tl.arange(0, started.shape[0])
-    reading = started | starting
+    """As `streamed_product`, with `held_weights` that stay in shared memory over all steps."""
+    MEETING: tl.constexpr = TILES.meeting
+    starting = operand.starting
+    lane = tl.arange(0, starting.shape[0])
+    reading = operand.started | starting
     # Sequences that begin here read h0 itself, whatever its bits, and poll nothing.
-    row = tl.where(starting, start + lane * WIDTH, operand + lane * lane_stride)
-    for first in tl.static_range(0, len(CHUNKS), POLLED):
+    row = tl.where(starting, operand.start + lane * WIDTH, operand.row + lane * operand.stride)
+    for first in tl.static_range(0, len(CHUNKS), polled_of(TILES)):
         pointers, masks = (), ()
-        for j in tl.static_range(first, end_of_group(CHUNKS, first, POLLED)):
+        for j in tl.static_range(first, end_of_group(CHUNKS, first, TILES)):
             k = CHUNKS[j][0] + tl.arange(0, size_of(CHUNKS, j))
             pointers = pointers + (row[None, :] + k[:, None],)
             masks = masks + (reading[None, :] & (k < WIDTH)[:, None],)
         tiles, budget = fetch(pointers, masks, starting[None, :], budget, MEETING)
         for i in tl.static_range(len(tiles)):
             accumulator = tl.dot(
-                weights[first + i], tiles[i], accumulator, input_precision=PRECISION
+                weights[first + i], tiles[i], accumulator, input_precision=TILES.precision
             )
     return accumulator, budget
 
 
 @triton.constexpr_function
-def end_of_group(chunks, first, polled):
+def polled_of(tiles):
+    """Chunks that are fetched at a time, as a constant."""
+    return tiles.polled
+
+
+@triton.constexpr_function
+def end_of_group(chunks, first, tiles):
     """One past the last chunk that is fetched together with chunk `first`."""
-    return min(len(chunks), first + polled)
+    return min(len(chunks), first + tiles.polled)
 
 
 @triton.constexpr_function
@@ -129,22 +136,15 @@ def slice_of(chunks, j, split):
 
 
 @triton.jit
-def split_weights(
-    weight,
-    weight_mask,
-    weight_step,
-    WIDTH: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    SPLIT: tl.constexpr,
-):
+def split_weights(weight, WIDTH: tl.constexpr, CHUNKS: tl.constexpr, SPLIT: tl.constexpr):
     """As `held_weights`, each tile cut into (SPLIT, rows, size / SPLIT); see `split_product`."""
     part = tl.arange(0, SPLIT)
     tiles = ()
     for j in tl.static_range(len(CHUNKS)):
         inner = tl.arange(0, slice_of(CHUNKS, j, SPLIT))
         k = CHUNKS[j][0] + part[:, None] * slice_of(CHUNKS, j, SPLIT) + inner[None, :]
-        mask = weight_mask[None, :, :] & (k < WIDTH)[:, None, :]
-        at = weight[None, :, :] + k[:, None, :] * weight_step
+        mask = weight.exist[None, :, :] & (k < WIDTH)[:, None, :]
+        at = weight.at[None, :, :] + k[:, None, :] * weight.step
         tiles = tiles + (tl.load(at, mask=mask, other=0.0),)
     return tiles
 
@@ -170,35 +170,34 @@ def split_product(
     gradient,
     weights,
     operand,
-    lane_stride,
-    running,
     budget,
     WIDTH: tl.constexpr,
     CHUNKS: tl.constexpr,
-    POLLED: tl.constexpr,
-    SPLIT: tl.constexpr,
-    MEETING: tl.constexpr,
-    PRECISION: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     """Add weight (rows, WIDTH) @ operand (WIDTH, sequences) with the depth split over the warps.
 
     The rows are few here and the product is deep: each warp takes a slice of every chunk, and the
-    partial sums are added at the end, in a fixed order.
+    partial sums are added at the end, in a fixed order. No sequence starts: of `operand` only those
+    that go on are read.
     """
+    MEETING: tl.constexpr = TILES.meeting
+    SPLIT: tl.constexpr = TILES.split
+    running = operand.started
     lane = tl.arange(0, running.shape[0])
     part = tl.arange(0, SPLIT)
     partial = tl.zeros((SPLIT, gradient.shape[0], gradient.shape[1]), tl.float32)
-    for first in tl.static_range(0, len(CHUNKS), POLLED):
+    for first in tl.static_range(0, len(CHUNKS), polled_of(TILES)):
         pointers, masks = (), ()
-        for j in tl.static_range(first, end_of_group(CHUNKS, first, POLLED)):
+        for j in tl.static_range(first, end_of_group(CHUNKS, first, TILES)):
             inner = tl.arange(0, slice_of(CHUNKS, j, SPLIT))
             k = CHUNKS[j][0] + part[:, None] * slice_of(CHUNKS, j, SPLIT) + inner[None, :]
-            at = lane[None, None, :] * lane_stride + k[:, :, None]
-            pointers = pointers + (operand + at,)
+            at = lane[None, None, :] * operand.stride + k[:, :, None]
+            pointers = pointers + (operand.row + at,)
             masks = masks + (running[None, None, :] & (k < WIDTH)[:, :, None],)
         tiles, budget = fetch(pointers, masks, False, budget, MEETING)
         for i in tl.static_range(len(tiles)):
-            partial = tl.dot(weights[first + i], tiles[i], partial, input_precision=PRECISION)
+            partial = tl.dot(weights[first + i], tiles[i], partial, input_precision=TILES.precision)
     return gradient + sum_of_parts(partial, SPLIT), budget
 
 

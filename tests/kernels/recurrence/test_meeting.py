@@ -458,7 +458,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from rnnkit_kernels.audit import assembly
 from rnnkit_kernels.audit.cases import DTYPES, Case
-from rnnkit_kernels.audit.compilation import kernels_of, source_of
+from rnnkit_kernels.audit.compilation import argument_names, kernels_of, source_of
 from rnnkit_kernels.cells import CELLS
 
 case = Case("gru_reset_before", 32, mode=sys.argv[1])
@@ -468,7 +468,9 @@ for name, function, constants, options, (polled, held) in kernels_of(
 ):
     source, target = source_of(function, constants, dtype), GPUTarget("cuda", 90, 32)
     text = triton.compile(source, target=target, options=options).asm
-    faults = assembly.broken_rules(case.mode, polled, held, True, text["ttgir"], text["ptx"])
+    faults = assembly.broken_rules(
+        case.mode, polled, held, True, text["ttgir"], text["ptx"], argument_names(source)
+    )
     barriers = [o for o in assembly.operations(text["ttgir"]) if o.in_loop and "barrier" in o.name]
     print(name, len(barriers), faults)
 """

@@ -262,7 +262,7 @@ def test_infinite_gradients_stay_infinite(mode: str) -> None:
 
 
 def first_row(t, steps, batch, y) -> None:  # type: ignore[no-untyped-def]
-    first, count = step_rows(t, steps, batch, None, None, False)
+    first, count = step_rows(t, steps, batch, None, False)
     tl.store(y, first)
     tl.store(y + 1, count.to(tl.int64))
 
