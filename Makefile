@@ -3,13 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help demo demo-translation demo-tagging test lint bench soak clean
+.PHONY: help demo demo-translation demo-tagging test test-quick lint bench soak clean
 
 help:
 	@echo "make demo   train a language model on Python's own documentation, in under two minutes"
 	@echo "make demo-translation   train a model to read dates, in under two minutes"
 	@echo "make demo-tagging       train a model to find names and dates, in under two minutes"
 	@echo "make test   run the tests (real corpora too, where RNNKIT_DATA_DIR points to them)"
+	@echo "make test-quick   the tests that start no process, compile nothing and train nothing"
 	@echo "make lint   ruff, mypy --strict, and the arrows between folders (import-linter)"
 	@echo "make bench  the layers beside torch.nn's, six cases, with tables and charts"
 	@echo "make soak   half an hour of kills, long runs and fuzzing, which stops by itself"
@@ -34,6 +35,9 @@ demo-tagging: $(INSTALLED)
 # Two tests at a time, each with one thread; who is done takes half of what the other has left.
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-quick: $(INSTALLED)
+	$(BIN)/python -m pytest --quick -n 2 --dist worksteal
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -6,11 +6,14 @@ tests are skipped (`CUDA_VISIBLE_DEVICES= pytest tests/kernels` runs them). Outs
 the variable is unset, as it is for users.
 """
 
-import importlib
+import functools
+import importlib.util
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +46,52 @@ if not HAS_GPU:
         del os.environ["TRITON_INTERPRET"]
     else:
         os.environ["TRITON_INTERPRET"] = _before
+
+# What a test of `--quick` does not do.
+SLOW = ("process", "compiler", "training", "slow")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick", action="store_true", help=f"leave out what is marked {', '.join(SLOW)}"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("quick"):
+        given, left_out = config.option.markexpr, f"not ({' or '.join(SLOW)})"
+        config.option.markexpr = f"({given}) and {left_out}" if given else left_out
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _marks_are_honest(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--quick` a test that lacks a mark fails, and is told which one."""
+    if not request.config.getoption("quick"):
+        yield
+        return
+
+    def refuse(owner: object, name: str, mark: str) -> None:
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def told(*arguments: Any, **options: Any) -> Any:
+            command = arguments[1] if mark == "process" and len(arguments) > 1 else ()
+            if command and command[0] == "git":  # a few milliseconds
+                return original(*arguments, **options)
+            pytest.fail(f"this test has to be marked {mark}: it calls {original.__qualname__}")
+
+        patch.setattr(owner, name, told)
+
+    with pytest.MonkeyPatch.context() as patch:
+        refuse(subprocess.Popen, "__init__", "process")
+        refuse(torch, "compile", "compiler")
+        refuse(torch.export, "export", "compiler")
+        if importlib.util.find_spec("triton") is not None:
+            refuse(importlib.import_module("triton"), "compile", "compiler")
+        if importlib.util.find_spec("lightning") is not None:
+            refuse(importlib.import_module("lightning.pytorch").Trainer, "fit", "training")
+        yield
+
 
 WORDS = ["the", "a", "cat", "dog", "bird", "sees", "hears", "likes", "under", "mat", "tree"]
 

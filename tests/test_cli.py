@@ -104,6 +104,7 @@ def trained(tmp_path_factory):
 BEST = "runs/tiny/version_0/checkpoints/best.ckpt"
 
 
+@pytest.mark.process
 def test_fit_writes_a_run_named_after_its_configuration(trained):
     folder, output = trained
     run = folder / "runs" / "tiny" / "version_0"
@@ -120,6 +121,7 @@ def test_fit_writes_a_run_named_after_its_configuration(trained):
     assert "val/ppl" in output
 
 
+@pytest.mark.process
 def test_the_last_checkpoint_is_the_last_epoch_s_also_where_that_is_worse(trained, rnnkit):
     folder, _ = trained
     # The highest perplexity, that of the first epoch, shall be the best.
@@ -135,6 +137,7 @@ def test_the_last_checkpoint_is_the_last_epoch_s_also_where_that_is_worse(traine
     assert epochs["best"] == 0
 
 
+@pytest.mark.process
 def test_the_saved_configuration_runs_again_and_goes_on(trained, rnnkit):
     folder, _ = trained
     status, _, errors = rnnkit(
@@ -145,6 +148,7 @@ def test_the_saved_configuration_runs_again_and_goes_on(trained, rnnkit):
     assert status == 0, errors
 
 
+@pytest.mark.training
 def test_a_profiler_that_is_asked_for_records_the_run(tmp_path, monkeypatch):
     write_corpus(tmp_path / "corpus")
     (tmp_path / "tiny.yaml").write_text(CONFIG)
@@ -155,12 +159,14 @@ def test_a_profiler_that_is_asked_for_records_the_run(tmp_path, monkeypatch):
     assert "run_training_batch" in (tmp_path / "times" / "fit-of.txt").read_text()
 
 
+@pytest.mark.process
 def test_test_scores_a_checkpoint(trained, rnnkit):
     status, output, errors = rnnkit(trained[0], "test", "-c", "tiny.yaml", "--ckpt_path", BEST)
     assert status == 0, errors
     assert "test/ppl" in output
 
 
+@pytest.mark.process
 def test_generate_writes_the_same_for_the_same_seed(trained, rnnkit):
     arguments = ("generate", "--ckpt", BEST, "--prompt", "the cat", "--length", "8", "--seed")
     first, again, other = (rnnkit(trained[0], *arguments, seed) for seed in ("1", "1", "2"))
@@ -170,6 +176,7 @@ def test_generate_writes_the_same_for_the_same_seed(trained, rnnkit):
     assert set(first[1].split()) <= set(WORDS)
 
 
+@pytest.mark.process
 def test_generate_tells_what_it_does_not_know_and_counts(trained, rnnkit):
     status, output, errors = rnnkit(
         trained[0],
@@ -208,6 +215,7 @@ def test_data_is_handed_to_its_own_command(rnnkit):
     assert "tinyshakespeare" in output
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -235,6 +243,7 @@ def test_bad_input_of_fit_ends_in_one_sentence(trained, arguments, expected, rnn
     assert expected in sentence(errors)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
 @pytest.mark.parametrize("words", [[*WORDS[:-1], "bush"], [*WORDS, "bush"]])
 def test_a_checkpoint_with_another_vocabulary_is_refused(trained, tmp_path, command, words, rnnkit):
@@ -249,6 +258,7 @@ def test_a_checkpoint_with_another_vocabulary_is_refused(trained, tmp_path, comm
     assert "vocabulary" in sentence(errors)
 
 
+@pytest.mark.process
 def test_a_truncated_checkpoint_is_told_by_generate(trained):
     folder, _ = trained
     (folder / "short.ckpt").write_bytes((folder / BEST).read_bytes()[:2000])
@@ -257,12 +267,14 @@ def test_a_truncated_checkpoint_is_told_by_generate(trained):
     assert "short.ckpt is damaged or cut off (it has 2,000 bytes)" in sentence(errors)
 
 
+@pytest.mark.process
 def test_debug_shows_where_an_error_arose(trained):
     status, _, errors = run_process(trained[0], "generate", "--ckpt", "none.ckpt", RNNKIT_DEBUG="1")
     assert status == 1
     assert "Traceback" in errors
 
 
+@pytest.mark.process
 def test_without_the_extra_the_command_says_what_to_install(tmp_path):
     (tmp_path / "lightning.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'lightning'\", name='lightning')\n"
@@ -274,6 +286,7 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path):
     assert "pip install 'rnnkit[train]'" in sentence(errors)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize(
     ("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 128 + signal.SIGTERM)]
@@ -314,6 +327,7 @@ class EndAfter(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.training
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_sigterm_ends_a_run_after_its_step_or_epoch(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -334,6 +348,7 @@ def test_sigterm_ends_a_run_after_its_step_or_epoch(tmp_path, monkeypatch, capsy
     assert after == before
 
 
+@pytest.mark.training
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_run_whose_reader_is_gone_saves_all_the_same(tmp_path, monkeypatch):
     """Ctrl-C in `rnnkit fit 2>&1 | tee log` ends `tee` as well."""

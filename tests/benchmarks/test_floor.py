@@ -53,6 +53,7 @@ def meet(monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
     monkeypatch.setattr(exchange, "cooperate", cooperate)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("meeting", floor.MEETINGS)
 @pytest.mark.parametrize("programs", [1, 4])
 def test_an_empty_exchange_moves_every_value_to_every_program(
@@ -68,6 +69,7 @@ def test_an_empty_exchange_moves_every_value_to_every_program(
     torch.testing.assert_close(last, y[3].mean(1).expand(programs, 16))
 
 
+@pytest.mark.process
 def test_rows_longer_than_a_tile_are_fetched_in_parts(
     interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -90,6 +92,7 @@ def test_rows_longer_than_a_tile_are_fetched_in_parts(
     torch.testing.assert_close(last[0], y[1].mean(1))
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("meeting", floor.MEETINGS)
 def test_an_exchange_with_a_missing_program_gives_up(
     meeting: str, interpreted: ModuleType, monkeypatch: pytest.MonkeyPatch
@@ -168,6 +171,7 @@ def compiled() -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.process
 def test_the_compiled_kernels_do_what_they_measure(compiled: dict[str, dict[str, Any]]) -> None:
     """Inside the loop: every tile loaded, one published; no registers spilled."""
     for name, kernel in compiled.items():
@@ -380,6 +384,7 @@ def test_a_gpu_is_measured_up_to_its_multiprocessors(monkeypatch: pytest.MonkeyP
     assert len(said) == len(set(said)) == len(DTYPES) + 2 + 2 * 5
 
 
+@pytest.mark.slow
 def test_a_cpu_is_measured_and_no_layer_is_faster() -> None:
     said: list[str] = []
     constants = floor.measure(CPU, said.append)

@@ -57,6 +57,7 @@ def statuses(found: Report) -> dict[str, str]:
     return {name: entry["status"] for name, entry in found.found.items()}
 
 
+@pytest.mark.process
 def test_every_end_is_told_and_written_and_the_rest_goes_on(
     report: Callable[[], Report], said: list[str], tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_every_end_is_told_and_written_and_the_rest_goes_on(
     assert f"hung: hangs: not done after {SOON} s" in said
 
 
+@pytest.mark.process
 def test_another_run_repeats_what_was_cut_and_on_demand_what_went_wrong(
     report: Callable[[], Report], said: list[str], tmp_path: Path
 ) -> None:
@@ -101,6 +103,7 @@ def test_another_run_repeats_what_was_cut_and_on_demand_what_went_wrong(
     assert summary([once], report()) == 0
 
 
+@pytest.mark.process
 def test_what_needs_a_failed_check_is_skipped_until_it_is_ok(
     report: Callable[[], Report], said: list[str], tmp_path: Path
 ) -> None:
@@ -115,6 +118,7 @@ def test_what_needs_a_failed_check_is_skipped_until_it_is_ok(
     assert summary([WORKS, first, second], report()) == 0
 
 
+@pytest.mark.process
 def test_some_checks_are_left_out_once_anything_hung(
     report: Callable[[], Report], said: list[str]
 ) -> None:
@@ -127,12 +131,14 @@ def test_some_checks_are_left_out_once_anything_hung(
     assert statuses(report())["works"] == "ok"
 
 
+@pytest.mark.process
 def test_what_hung_elsewhere_leaves_nothing_out(report: Callable[[], Report]) -> None:
     other = Check("other", "planted", "math:sqrt", (1.0,), unless_hung=("another",))
     run([HANGS, other], report(), soon())
     assert statuses(report()) == {"hangs": "hung", "other": "ok"}
 
 
+@pytest.mark.process
 def test_an_interrupted_run_leaves_a_whole_file_and_no_process(
     report: Callable[[], Report], tmp_path: Path
 ) -> None:
@@ -171,6 +177,7 @@ def ended(process: int) -> bool:
     return False
 
 
+@pytest.mark.process
 def test_what_a_hung_check_has_started_is_ended_too(
     report: Callable[[], Report], tmp_path: Path
 ) -> None:
@@ -180,6 +187,7 @@ def test_what_a_hung_check_has_started_is_ended_too(
     assert ended(int((tmp_path / "id").read_text()))
 
 
+@pytest.mark.process
 def test_nothing_outlives_the_deadline(report: Callable[[], Report], said: list[str]) -> None:
     run([WORKS], report(), soon())  # the server of processes is up now
     begin, checks = time.monotonic(), [RAISES, HANGS, WORKS, DIES]
@@ -194,6 +202,7 @@ def test_nothing_outlives_the_deadline(report: Callable[[], Report], said: list[
     assert "dies" not in found.found
 
 
+@pytest.mark.process
 def test_only_what_may_runs_beside_others_of_its_group(
     report: Callable[[], Report], tmp_path: Path
 ) -> None:
@@ -242,6 +251,7 @@ def test_the_real_checks_come_in_an_order_that_serves_their_needs(tmp_path: Path
             assert not any(other in name for name in of_exchange)
 
 
+@pytest.mark.process
 def test_another_run_compiles_what_is_still_to_be_run(report: Callable[[], Report]) -> None:
     """Kernels are gone with the machine that an earlier run was on."""
     a, b, c, quick = (Check(name, "compile", "math:sqrt", (1.0,)) for name in ("a", "b", "c", "q"))
@@ -341,6 +351,7 @@ def planted(interpreted: None, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return found
 
 
+@pytest.mark.process
 def test_parity_launches_what_was_compiled_for_it(
     planted: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +461,7 @@ def test_the_quick_benchmarks_get_what_time_is_left(
     assert 90 <= options.budget <= 100
 
 
+@pytest.mark.process
 def test_the_tests_for_gpus_are_run_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -470,6 +482,7 @@ def test_the_tests_for_gpus_are_run_and_told(
     assert given[0][1:6] == ["-m", "pytest", "-q", "-m", "gpu"]
 
 
+@pytest.mark.process
 @pytest.mark.skipif(HAS_GPU, reason="there is a GPU")
 def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     done = subprocess.run(

@@ -49,6 +49,8 @@ def test_modes_without_gradients_give_the_same_results(mode: str) -> None:
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.compiler
+@pytest.mark.process
 def test_a_compiled_loop_gives_the_loops_results() -> None:
     work = Work.of(replace(PLAIN, steps=2), "lstm", "fp32", CPU)
     plain, compiled = (

@@ -232,6 +232,7 @@ def test_an_unknown_scheme_is_refused_by_its_name():
         to_tags([], 0, "IOB2")
 
 
+@pytest.mark.process
 def test_schemes_are_imported_without_lightning():
     code = "import sys, rnnkit.data.schemes; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

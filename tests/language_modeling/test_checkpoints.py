@@ -8,6 +8,8 @@ from rnnkit.training.callbacks.averaging import TriggeredAveraging
 from rnnkit.training.callbacks.generator_states import GeneratorStates
 from tests.small_runs import make_data, make_model, make_trainer, parameters
 
+pytestmark = pytest.mark.training
+
 
 class SaveAt(Callback):
     def __init__(self, step, path):

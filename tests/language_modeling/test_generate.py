@@ -9,6 +9,8 @@ from rnnkit.cli import main
 from rnnkit.language_modeling.task import LanguageModel
 from tests.small_checkpoints import make_checkpoint
 
+pytestmark = pytest.mark.training
+
 POEM = "دل می رود\nز دستم\x1b صاحب\n"
 TEXT = f"{POEM * 3}\n" * 4
 RLI, PDI = "\u2067", "\u2069"

@@ -6,6 +6,8 @@ import torch
 from rnnkit.language_modeling.generate import Writer
 from tests.small_runs import Losses, make_data, make_model, make_trainer
 
+pytestmark = pytest.mark.training
+
 OUTPUTS = ("full", "adaptive", "sampled", "hierarchical")
 
 

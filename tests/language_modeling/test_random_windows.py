@@ -9,6 +9,8 @@ from torch.nn import functional as F
 
 from tests.small_runs import make_data, make_model, make_trainer, parameters
 
+pytestmark = pytest.mark.training
+
 RANDOM = {"window": 20, "random_windows": True}
 
 

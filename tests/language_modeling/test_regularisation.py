@@ -189,6 +189,7 @@ def first_step(corpus, **changes):
     return model, data, losses.values[0], logged.metrics[1], gradients[0]
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(("alpha", "beta"), [(2.0, 0.0), (0.0, 1.5), (2.0, 1.5)])
 @pytest.mark.parametrize("reduction", ["mean", "sum_over_time"])
 def test_penalties_are_those_of_a_loop_over_steps(corpus, alpha, beta, reduction):
@@ -222,6 +223,7 @@ def test_penalties_are_those_of_a_loop_over_steps(corpus, alpha, beta, reduction
         assert torch.allclose(gradient, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.training
 def test_penalties_are_in_the_loss_and_never_in_perplexity(corpus):
     *_, plain, _ = first_step(corpus)
     *_, penalised, _ = first_step(corpus, activation_regularization=500.0)
@@ -229,6 +231,7 @@ def test_penalties_are_in_the_loss_and_never_in_perplexity(corpus):
     assert penalised["train/ppl"] == pytest.approx(plain["train/ppl"], rel=1e-6)
 
 
+@pytest.mark.training
 def test_a_window_of_one_step_has_no_change_to_penalise(corpus):
     data = make_data(corpus, window=1)
     model, losses = make_model(data, temporal_activation_regularization=1.0), Losses()
@@ -287,6 +290,7 @@ def test_evaluation_reads_a_window_in_one_piece(corpus):
     assert torch.equal(model(window.input)[0], make_model(data).eval()(window.input)[0])
 
 
+@pytest.mark.training
 def test_a_truncated_run_ends_elsewhere_than_a_whole_one(corpus):
     ends = []
     for options in ({}, {"truncation_steps": 4}, {"truncation_steps": 10}):

@@ -15,6 +15,8 @@ from rnnkit.language_modeling.generate import Writer
 from rnnkit.language_modeling.score import Score, line_scores, split_lines, token_losses
 from tests.small_checkpoints import make_checkpoint
 
+pytestmark = pytest.mark.training
+
 TEXT = "the cat sees\nthe dog\n\nhears the cat\n"
 TRAIN = "the dog sees the cat\nthe cat hears the dog\n\nthe tree sees the dog hears\n" * 8
 

@@ -117,6 +117,7 @@ def sgd(rate):
     return lambda parameters: torch.optim.SGD(parameters, lr=rate)
 
 
+@pytest.mark.training
 def test_sum_over_time_at_rate_1_is_mean_at_rate_t(corpus):
     # The corpus has 24 whole windows of T = 10 and a shorter one: that one stays out.
     summed, losses = train(
@@ -130,6 +131,7 @@ def test_sum_over_time_at_rate_1_is_mean_at_rate_t(corpus):
     assert losses == pytest.approx([10 * loss for loss in mean_losses], rel=1e-4)
 
 
+@pytest.mark.training
 def test_training_equals_a_plain_loop_step_by_step(corpus):
     data = make_data(corpus)
     model = make_model(data, loss_reduction="sum_over_time")
@@ -170,6 +172,7 @@ def test_padding_is_not_counted():
     assert float(perplexity.compute()) == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.training
 def test_validation_does_not_touch_training(corpus):
     without, losses = train(corpus, {})
     data = make_data(corpus)
@@ -181,6 +184,7 @@ def test_validation_does_not_touch_training(corpus):
     assert torch.equal(parameters(model), parameters(without))
 
 
+@pytest.mark.training
 def test_each_epoch_begins_without_a_state(corpus):
     # With a learning rate of 0 two epochs are the same only if they begin alike.
     _, losses = train(corpus, {"optimizer": sgd(0.0)}, max_epochs=2)
@@ -188,6 +192,7 @@ def test_each_epoch_begins_without_a_state(corpus):
     assert losses[:half] == losses[half:]
 
 
+@pytest.mark.training
 def test_logged_training_scores_are_those_of_the_steps_since(corpus):
     class Logged(Callback):
         def __init__(self):
@@ -209,6 +214,7 @@ def test_logged_training_scores_are_those_of_the_steps_since(corpus):
     )
 
 
+@pytest.mark.training
 def test_a_loss_that_is_not_finite_stops_and_names_its_step(corpus):
     class Break(Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
@@ -221,6 +227,7 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_step(corpus):
         trainer.fit(make_model(data), data)
 
 
+@pytest.mark.training
 def test_zarembas_schedule_halves_the_rate_after_four_epochs(corpus):
     class Rates(Callback):
         def __init__(self):
@@ -240,6 +247,7 @@ def test_zarembas_schedule_halves_the_rate_after_four_epochs(corpus):
     assert rates.values == [1, 1, 1, 1, 0.5, 0.25, 0.125]
 
 
+@pytest.mark.training
 def test_a_scheduler_may_count_steps(corpus):
     data = make_data(corpus)
     model = make_model(

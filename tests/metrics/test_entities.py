@@ -321,6 +321,7 @@ def count_in_one_of_two(rank, address):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 def test_two_processes_count_as_one(tmp_path):
     address = (tmp_path / "meeting").as_uri()

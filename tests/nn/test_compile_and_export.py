@@ -19,7 +19,10 @@ from tests.nn.layers import (
     tensors,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.compiler,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
 OPTIONS: dict[str, Any] = {"num_layers": 2, "bidirectional": True}
 
 
@@ -47,6 +50,7 @@ def test_one_graph_trains_as_eager_does(kind: str) -> None:
     assert_compiled_trains_as_eager(layer, "aot_eager")
 
 
+@pytest.mark.process
 @pytest.mark.slow
 def test_inductor_trains_a_model_as_eager_does() -> None:
     assert_compiled_trains_as_eager(rnnkit.LSTM(3, 4, 2), "inductor")
@@ -113,8 +117,13 @@ class Encoder(nn.Module):
         return self.head(output), tensors(last)[0]
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
-@pytest.mark.parametrize("kind", [kind for kind in ALL if "projection" not in kind])
+@pytest.mark.parametrize(
+    ("kind", "batch_first"),
+    [
+        *((kind, False) for kind in ALL if "projection" not in kind),
+        *((kind, True) for kind in ("LSTM", "GRU reset before")),
+    ],
+)
 def test_an_export_runs_on_other_numbers_of_steps_and_sequences(
     kind: str, batch_first: bool, tmp_path: Path
 ) -> None:

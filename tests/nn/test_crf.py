@@ -457,6 +457,7 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     assert torch.equal(halves(low, tags, mask), rounded(full, tags, mask))
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_likelihoods_are_traced_as_one_graph(dynamic: bool) -> None:
     model, tags = build(), torch.randint(K, (T, B))

@@ -8,6 +8,7 @@ from torch.nn import functional
 import rnnkit
 
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.slow,
     pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed"),
 ]

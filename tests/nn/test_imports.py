@@ -5,6 +5,10 @@ import subprocess
 import sys
 import textwrap
 
+import pytest
+
+pytestmark = pytest.mark.process
+
 
 def run(code: str, **environment: str) -> str:
     """Standard output of a fresh interpreter."""

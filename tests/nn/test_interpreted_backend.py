@@ -41,6 +41,7 @@ def test_an_unknown_backend_is_refused_by_value(value: object) -> None:
         layer(torch.randn(5, 2, 3))
 
 
+@pytest.mark.process
 def test_the_interpreter_computes_what_torch_computes() -> None:
     # Triton reads TRITON_INTERPRET where a kernel is decorated: a fresh interpreter.
     code = """
@@ -96,6 +97,7 @@ def test_the_interpreter_computes_what_torch_computes() -> None:
     assert len(run(code, TRITON_INTERPRET="1").splitlines()) == 5 * 3
 
 
+@pytest.mark.process
 def test_the_interpreter_draws_what_the_loop_draws() -> None:
     """Zoneout and dropout between layers: one seed gives one mask on every engine."""
     code = """

@@ -59,6 +59,7 @@ def test_first_and_second_derivatives(kind: str) -> None:
     assert gradgradcheck(run, (input, *leaves), **options)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize(
     ("kind", "given"), [*((kind, None) for kind in KINDS), ("LSTM", [3, 0]), ("GRU", [3, 0])]
 )

@@ -197,6 +197,7 @@ def test_lengths_go_with_neither_a_packed_sequence_nor_an_unbatched_input() -> N
         layer(input[:, 0], lengths=lengths[:1])
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize(
     ("kind", "lengths"),
     [
@@ -223,6 +224,7 @@ def test_lengths_are_compiled_into_one_graph_with_the_same_values(
         assert_close(gradients(result, leaves), gradients(expected, leaves), rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.compiler
 def test_wrong_lengths_stop_a_compiled_layer() -> None:
     torch._dynamo.reset()
     layer = rnnkit.LSTM(3, 5)

@@ -222,6 +222,7 @@ def test_func_derivatives_of_the_input_with_lengths(kind: str, transform: str) -
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "GRU reset before"])
 def test_transforms_inside_a_compiled_function(kind: str) -> None:
     """Traced, a layer is an operator that would swallow the tangent."""

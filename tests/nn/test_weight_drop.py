@@ -150,6 +150,7 @@ def test_the_gradient_with_a_drawn_mask(kind: str) -> None:
     assert gradcheck(run, (input, *[leaf(p) for p in layer.parameters()]), fast_mode=True)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("kind", ["GRU", "LSTM with peepholes"])
 def test_it_compiles_into_one_graph_that_drops(kind: str) -> None:
     torch._dynamo.reset()

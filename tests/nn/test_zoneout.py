@@ -151,6 +151,7 @@ def forms(
     yield "traced", draw(compiled, input, hx, lengths=LENGTHS)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("kind", FEW)
 def test_masks_depend_neither_on_storage_nor_on_the_order_of_sorting(
@@ -195,6 +196,7 @@ def run_training(layer_class: Any, compiled: bool, seed: int, **options: Any) ->
     return [*losses, *(parameter.detach() for parameter in layer.parameters())]
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(
     ("name", "options"),
@@ -217,6 +219,7 @@ def test_one_seed_gives_one_training_run_bit_for_bit(
     assert not any(torch.equal(a, b) for a, b in zip(other[:3], first, strict=False))
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("name", ["LSTM", "RNN"])
 def test_compiled_training_draws_what_eager_training_draws(name: str) -> None:
     options = {"zoneout": 0.3, "dropout": 0.3, "bidirectional": True}

@@ -9,6 +9,8 @@ import torch
 from tests.small_tasks import language_model
 from tests.soak import kills, memory
 
+pytestmark = pytest.mark.process
+
 
 def test_a_chain_of_killed_runs_ends_as_the_undisturbed_one(tmp_path):
     count = kills.Count()

@@ -17,6 +17,11 @@ from rnnkit.language_modeling.task import LanguageModel
 from rnnkit.tagging.tag import EntityTagger, tokenize
 from tests.forks import Process
 
+<<<<<<< HEAD
+=======
+pytestmark = pytest.mark.training
+
+>>>>>>> b9d2bfc (Mark what starts processes, compiles or trains, and add make test-quick)
 CONFIG = """\
 seed_everything: 0
 data:
@@ -336,6 +341,7 @@ def start(checkpoint, *arguments, **environment):
     )  # fmt: skip
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_one_line_at_a_time_answers_before_the_next_is_read_until_ctrl_c(checkpoint):
     process = start(checkpoint, "--batch-size", "1", "--format", "json", PYTHONIOENCODING="ascii")
@@ -352,6 +358,7 @@ def test_one_line_at_a_time_answers_before_the_next_is_read_until_ctrl_c(checkpo
     assert b"Traceback" not in errors
 
 
+@pytest.mark.process
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_head_is_no_error(checkpoint):
     process = start(checkpoint, "--format", "colour", "--batch-size", "8")  # by way of rich

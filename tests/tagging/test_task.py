@@ -84,6 +84,7 @@ FORMS = [
 SOME = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())))
 
 
+@pytest.mark.training
 @SOME
 def test_training_learns_to_find_every_entity(folder, form):
     data = make_data(folder)
@@ -157,6 +158,7 @@ def true_losses(model, data, batch):
     ]
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("output", ["crf", "softmax"])
 def test_the_loss_is_the_mean_over_sentences_or_over_words(folder, output):
     data = make_data(folder)
@@ -284,6 +286,7 @@ class Watched(Tagger):
         return super().forward(sentences)
 
 
+@pytest.mark.training
 def test_words_become_unknown_as_often_as_asked_and_in_training_only(tmp_path):
     text = [
         "\n".join(["Ada B-PER", *(f"{'often' if i % 2 else f'only{_letters(n, i)}'} O"
@@ -324,6 +327,7 @@ def vectors(tmp_path):
     return str(path)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("frozen", [True, False])
 def test_vectors_are_the_words_first_embeddings_and_stay_where_frozen(folder, vectors, frozen):
     data = make_data(folder, vectors=vectors)
@@ -341,12 +345,14 @@ def test_vectors_are_the_words_first_embeddings_and_stay_where_frozen(folder, ve
     assert weight[0].eq(0).all()
 
 
+@pytest.mark.training
 def test_vectors_of_another_width_are_refused_with_both_numbers(folder, vectors):
     data = make_data(folder, vectors=vectors)
     with pytest.raises(ValueError, match="vectors have 4 elements, embedding_size is 8: make it 4"):
         make_trainer(max_steps=1).fit(make_model(data), data)
 
 
+@pytest.mark.training
 def test_random_vectors_are_not_frozen(folder):
     data = make_data(folder)
     with pytest.raises(ValueError, match="freeze_embedding would keep random vectors"):
@@ -367,6 +373,7 @@ class SaveAt(GeneratorStates):
             trainer.save_checkpoint(self.path)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("output", ["crf", "softmax"])
 @pytest.mark.parametrize("step", [5, 8])  # within an epoch of 8 steps, at its end
 def test_a_resumed_run_equals_the_unbroken_one(folder, vectors, tmp_path, step, output):
@@ -398,6 +405,7 @@ def trained(folder, path, **changes):
     return model.eval(), data
 
 
+@pytest.mark.training
 def test_a_checkpoint_tags_as_the_model_did(folder, tmp_path):
     model, data = trained(folder, tmp_path / "m.ckpt", directions="learned", characters="cnn")
     tagger = EntityTagger.from_checkpoint(tmp_path / "m.ckpt")
@@ -410,6 +418,7 @@ def test_a_checkpoint_tags_as_the_model_did(folder, tmp_path):
     assert not tagger.model.training
 
 
+@pytest.mark.training
 def test_a_checkpoint_of_another_model_is_refused_with_every_difference(folder, tmp_path):
     _, data = trained(folder, tmp_path / "m.ckpt")
     other = make_model(data, output="softmax", directions="sum")
@@ -417,6 +426,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_every_difference(folder, 
         make_trainer().test(other, data, ckpt_path=tmp_path / "m.ckpt", verbose=False)
 
 
+@pytest.mark.training
 def test_a_checkpoint_with_other_words_or_tags_is_refused(folder, tmp_path):
     trained(folder, tmp_path / "m.ckpt")
     text = (Path(folder) / "train.txt").read_text()
@@ -464,6 +474,7 @@ def test_every_evaluation_counts_its_own_sentences_only(folder, capsys):
     assert model.validation_loss.weight == model.test_loss.weight == 0
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("output", ["crf", "softmax"])
 def test_gradients_of_batches_of_different_sizes_are_not_accumulated(folder, output):
     data = make_data(folder)
@@ -478,6 +489,7 @@ class EqualBatches(Tagger):
     equal_batches = True
 
 
+@pytest.mark.training
 def test_gradients_of_equal_batches_may_be_accumulated(folder):
     data = make_data(folder)
     model = EqualBatches(data.vocabulary_size, data.character_vocabulary_size, data.tags)

@@ -38,6 +38,7 @@ def test_every_value_of_a_configuration_is_explained(path):
         before = line
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "lm").iterdir()), ids=lambda p: p.stem)
 def test_a_language_model_trains_as_configured(path, corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -52,6 +53,7 @@ def test_a_language_model_trains_as_configured(path, corpus, tmp_path, monkeypat
     assert (tmp_path / "runs" / path.stem / "version_0" / "checkpoints" / "best.ckpt").is_file()
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs" / "translation").iterdir()), ids=lambda p: p.stem
 )
@@ -75,6 +77,7 @@ def test_a_translation_model_trains_as_configured(path, tmp_path, monkeypatch):
     assert (run / "translations.txt").is_file()
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "configs" / "tagging").iterdir()), ids=lambda p: p.stem
 )
@@ -95,6 +98,7 @@ def test_a_tagger_trains_as_configured(path, tmp_path, monkeypatch):
     assert "val/f1" in (run / "metrics.csv").read_text()
 
 
+@pytest.mark.training
 def test_the_precision_of_products_is_set(corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen = []
@@ -128,6 +132,7 @@ def test_what_shards_over_gpus_says_that_there_is_none(corpus, tmp_path, monkeyp
     assert "gpu" in told.lower()
 
 
+@pytest.mark.training
 def test_a_run_is_named_after_the_first_configuration(corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("devices.yaml").write_text("trainer:\n  accelerator: cpu\n  max_steps: 1\n")

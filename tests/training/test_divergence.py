@@ -16,6 +16,8 @@ from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
 from tests.conftest import needs_bfloat16_lstm
 from tests.small_runs import Losses, make_data, make_model, make_trainer
 
+pytestmark = pytest.mark.training
+
 
 class Norms(Callback):
     """The norm of every step's gradient, by hand, before it is clipped."""

@@ -45,6 +45,7 @@ class TakeAway(Callback):
             corpus.rename(corpus.with_name("gone"))
 
 
+@pytest.mark.training
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("task", TASKS)
 def test_files_that_vanish_or_change_between_epochs_do_no_harm(task, tmp_path, monkeypatch, capsys):
@@ -77,6 +78,7 @@ def test_files_that_vanish_or_change_between_epochs_do_no_harm(task, tmp_path, m
 TAKEN = {"language_model": "corpus", "translation": "pairs", "tagging": "tagged"}
 
 
+@pytest.mark.process
 @pytest.mark.skipif(
     shutil.which("unshare") is None
     or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
@@ -164,6 +166,7 @@ class KillOnWrite(Callback):
             torch.save = lambda checkpoint, file: save(checkpoint, KillingFile(file))
 
 
+@pytest.mark.process
 def test_a_kill_within_writing_leaves_the_checkpoint_before(tmp_path):
     arguments = fit(language_model, tmp_path, "run")
     arguments[arguments.index("middle-{step}")] = "middle"

@@ -13,6 +13,8 @@ from rnnkit.screen.terminal import MOST_TOLD, UNSAFE
 from rnnkit.training.configurations import MOST_LEVELS, ConfigurationError, check_names, check_text
 from tests.small_checkpoints import make_checkpoint
 
+pytestmark = pytest.mark.training
+
 NASTY = "a\u202eb\x1b[2Jc"
 
 MODEL = "rnnkit.language_modeling.LanguageModel\n"  # the data's path begins likewise

@@ -13,6 +13,8 @@ from rnnkit.cli import main
 from tests.forks import Process
 from tests.small_tasks import TASKS
 
+pytestmark = [pytest.mark.process, pytest.mark.training]
+
 KILLED_AT = 19  # of 30 steps; an epoch has 11 or 12
 
 

@@ -15,6 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from rnnkit.language_modeling.data import LanguageModelingData, Window, WindowLoader
 
+pytestmark = pytest.mark.training
+
 EPOCHS = 3
 
 

@@ -39,6 +39,8 @@ TASKS = {
 
 
 pytestmark = [
+    pytest.mark.process,
+    pytest.mark.training,
     pytest.mark.slow,
     pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed"),
 ]

@@ -13,6 +13,8 @@ from lightning.pytorch import Callback
 from rnnkit.cli import main
 from rnnkit.training.study import STUDIES, Member, curve, table
 
+pytestmark = pytest.mark.training
+
 CONFIG = """\
 seed_everything: 0
 data:

@@ -291,6 +291,7 @@ class Recorder(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=1e-6)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("options", [{}, {"limit_train_batches": 2}], ids=["whole", "limited"])
 @pytest.mark.parametrize(
     ("hook", "steps"),
@@ -322,6 +323,7 @@ def test_an_interrupted_run_goes_on_with_the_next_batch(
     assert isinstance(resumed.train_dataloader, BatchLoader)  # Lightning put no sampler in
 
 
+@pytest.mark.training
 def test_a_checkpoint_of_other_vocabularies_is_refused(corpus: str, tmp_path: Path) -> None:
     path = tmp_path / "model.ckpt"
     first = trainer(limit_train_batches=1)

@@ -172,6 +172,7 @@ def test_bpe_keeps_to_its_size_and_needs_room_for_bytes() -> None:
         bpe(size=259)
 
 
+@pytest.mark.process
 def test_bpe_is_the_same_in_another_process() -> None:
     lines = [f"{a}{b} {b}{a}{a}" for a in ("ab", "ba", "xy") for b in ("xy", "bb", "ab")]
     code = (

@@ -56,6 +56,7 @@ def batch_of(data):
     return next(iter(data.train_dataloader()))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("form", FORMS)
 def test_the_loss_is_the_mean_over_real_targets(folder, form):
     data = make_data(folder)
@@ -116,6 +117,7 @@ def test_without_teacher_forcing_the_model_reads_its_own_words(folder):
     assert not torch.allclose(logits, model(batch))
 
 
+@pytest.mark.training
 def test_teacher_forcing_falls_over_the_epochs(folder):
     data = make_data(folder)
     model = make_model(data, teacher_forcing=1.0, teacher_forcing_end=0.2, teacher_forcing_epochs=4)
@@ -132,6 +134,7 @@ def test_teacher_forcing_falls_over_the_epochs(folder):
     assert seen == [(0, 1.0), (1, 0.8), (2, 0.6), (3, 0.4), (4, 0.2), (5, 0.2)]
 
 
+@pytest.mark.training
 def test_training_learns_to_translate(folder, capsys):
     data = make_data(folder)
     model = make_model(
@@ -190,6 +193,7 @@ def test_the_beam_finds_nothing_less_probable_than_greedy_search(folder):
         assert beam.attention.shape == (len(beam.tokens), len(batch.source))
 
 
+@pytest.mark.training
 @pytest.mark.parametrize("step", [5, 20])
 def test_a_resumed_run_equals_the_unbroken_one(folder, tmp_path, step):
     changes = {"dropout": 0.3, "teacher_forcing": 0.7}
@@ -216,6 +220,7 @@ def test_a_resumed_run_equals_the_unbroken_one(folder, tmp_path, step):
     assert torch.equal(parameters(resumed), parameters(unbroken))
 
 
+@pytest.mark.training
 def test_a_translator_writes_what_the_model_wrote(folder, tmp_path):
     data = make_data(folder)
     model = make_model(data, cell="lstm", encoder_layers=2)
@@ -234,6 +239,7 @@ def test_a_translator_writes_what_the_model_wrote(folder, tmp_path):
     assert [best[0].tokens for _, best in found] == expected
 
 
+@pytest.mark.training
 def test_a_checkpoint_of_another_model_is_refused_with_every_difference(folder, tmp_path):
     data = make_data(folder)
     trainer = make_trainer(max_steps=1, limit_val_batches=0)
@@ -244,6 +250,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_every_difference(folder, 
         make_trainer().test(other, data, ckpt_path=tmp_path / "m.ckpt", verbose=False)
 
 
+@pytest.mark.training
 def test_samples_and_attention_are_written_after_every_validation(folder, tmp_path):
     data = make_data(folder)
     trainer = make_trainer(

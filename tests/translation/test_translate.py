@@ -186,6 +186,7 @@ def test_many_notes_are_counted(checkpoint, monkeypatch, capsys):
     assert said.endswith("rnnkit translate: 15 more notes\n")
 
 
+@pytest.mark.process
 def test_one_line_at_a_time_answers_before_the_next_is_read(checkpoint):
     command = [sys.executable, "-m", "rnnkit.cli", "translate", "--ckpt", checkpoint]
     process = Process(
@@ -202,6 +203,7 @@ def test_one_line_at_a_time_answers_before_the_next_is_read(checkpoint):
         process.kill()
 
 
+@pytest.mark.process
 def test_output_is_utf8_whatever_the_locale_and_head_is_no_error(checkpoint, tmp_path):
     command = f"{sys.executable} -m rnnkit.cli translate --ckpt {checkpoint} --n-best 1"
     text = tmp_path / "in.txt"

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from rnnkit.training.callbacks.averaging import TriggeredAveraging
 from rnnkit.training.callbacks.checkpoint_io import AtomicCheckpointIO
 
+pytestmark = pytest.mark.training
+
 # With an interval of 2 the fifth check, 4.5, is the first that is worse than the best of those
 # more than 2 checks old: 4. The one before, 6, is worse than those within the interval alone.
 SCORES = [5.0, 4.0, 3.9, 3.8, 4.5, 3.0, 2.0, 1.0]

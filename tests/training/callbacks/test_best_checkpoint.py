@@ -8,6 +8,8 @@ from torch.utils.data import DataLoader
 
 from rnnkit.training.callbacks.best_checkpoint import KeepBestCheckpoint
 
+pytestmark = pytest.mark.training
+
 
 class Model(LightningModule):
     """One weight, that counts the steps; an epoch has one, and validates with a given score."""

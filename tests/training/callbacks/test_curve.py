@@ -90,6 +90,7 @@ class Model(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+@pytest.mark.training
 @pytest.mark.parametrize(
     ("names", "pictures"),
     [

@@ -10,6 +10,8 @@ from torch import nn
 from rnnkit.language_modeling.windows import Window, WindowLoader
 from rnnkit.training.callbacks.progress import TrainingProgress
 
+pytestmark = pytest.mark.training
+
 
 class Model(LightningModule):
     def __init__(self):
