@@ -36,7 +36,7 @@ def test_every_package_folder_is_installed() -> None:
     assert listed_packages() == found
 
 
-<<<<<<< HEAD
+@pytest.mark.process
 def test_readers_and_count_models_need_no_lightning() -> None:
     code = """
 import sys
@@ -47,18 +47,6 @@ print(sorted({"lightning", "torchmetrics", "jsonargparse"} & set(sys.modules)))
 from rnnkit.metrics import BLEU, EntityF1, Perplexity
 print(sorted({"lightning", "jsonargparse"} & set(sys.modules)))
 """
-=======
-def test_kernels_never_import_the_toolkit() -> None:
-    for file in (ROOT / "kernels").rglob("*.py"):
-        for line in file.read_text().splitlines():
-            assert not line.strip().startswith(("import rnnkit.", "from rnnkit.", "from rnnkit "))
-
-
-@pytest.mark.process
-def test_layers_import_nothing_of_the_toolkit() -> None:
-    heavy = "{'lightning', 'matplotlib', 'jsonargparse', 'torchmetrics', 'pooch', 'triton'}"
-    code = f"import rnnkit, sys; print(sorted({heavy} & set(sys.modules)))"
->>>>>>> b9d2bfc (Mark what starts processes, compiles or trains, and add make test-quick)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["[]", "[]"]
 

@@ -40,6 +40,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("bidirectional", [False, True])
 def test_triton_stack_matches_torch(kind: str, bidirectional: bool) -> None:
@@ -55,6 +56,7 @@ def test_triton_stack_matches_torch(kind: str, bidirectional: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["triton", "torch"])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
@@ -81,6 +83,7 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
     assert (ours[0][past] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["transposed", "batch first", "expanded", "odd offset"])
 @pytest.mark.parametrize("mode", ["resident", "launch", "data"])
 def test_states_and_gradients_may_lie_anyhow(

@@ -43,7 +43,7 @@ from tests.kernels.layers import (
     random_layer,
 )
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.process, pytest.mark.compiler]
 
 ROOT = Path(__file__).parents[2]
 DEVICE = torch.device("cuda")

@@ -17,11 +17,8 @@ from rnnkit.language_modeling.task import LanguageModel
 from rnnkit.tagging.tag import EntityTagger, tokenize
 from tests.forks import Process
 
-<<<<<<< HEAD
-=======
 pytestmark = pytest.mark.training
 
->>>>>>> b9d2bfc (Mark what starts processes, compiles or trains, and add make test-quick)
 CONFIG = """\
 seed_everything: 0
 data:

@@ -15,6 +15,8 @@ import pytest
 
 from rnnkit_kernels.audit.assembly import broken_rules, longest_loop, operations, poll_bits
 
+pytestmark = [pytest.mark.process, pytest.mark.compiler]
+
 SCRIPT = """
 import json
 import triton

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = [pytest.mark.process, pytest.mark.compiler]
+
 TABLE = Path(__file__).parents[3] / "kernels" / "audit.md"
 SCRIPT = """
 import dataclasses, json

@@ -8,6 +8,10 @@ import os
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = [pytest.mark.process, pytest.mark.compiler]
+
 # The launchers' own arguments, as Triton takes them in: what is it that it would compile?
 LAUNCHES = """
 import json, sys

@@ -296,6 +296,8 @@ print(json.dumps({"rows": rows, "integers": integers, "all": crf_cases()}))
 """
 
 
+@pytest.mark.compiler
+@pytest.mark.process
 def test_compiled_kernels_neither_spill_nor_depend_on_a_step_count_or_a_batch_size() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(

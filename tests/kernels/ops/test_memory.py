@@ -72,6 +72,7 @@ def weights_of(cell: str, dtype: torch.dtype, members: int, features: int) -> li
     return [torch.randn(members, *shape, dtype=dtype).requires_grad_() for shape in shapes]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize(
     ("mode", "dtype", "members"),
@@ -144,6 +145,7 @@ def test_nothing_around_the_layer_keeps_more(cell: str, recompute: bool, layers:
     assert found <= layers * allowed(cell, dtype, recompute)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
 def test_a_compiled_layer_keeps_no_more(cell: str, recompute: bool) -> None:

@@ -16,6 +16,7 @@ def arguments(layer: Layer, mode: str, save: bool = True) -> tuple[object, ...]:
     return (*layer.operator_inputs(), layer.cell, layer.reverse, mode, save, False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eager", "launch", "resident"])
 @pytest.mark.parametrize("storage", ["dense", "padded"])
 def test_forward_operator_passes_opcheck(storage: str, mode: str) -> None:
@@ -29,6 +30,7 @@ def test_operator_passes_opcheck_for_every_cell(cell: str) -> None:
     torch.library.opcheck(recurrence, arguments(layer, "eager"), test_utils=TESTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
 def test_backward_operator_passes_opcheck(cell: str, recompute: bool) -> None:
@@ -60,6 +62,7 @@ def test_fakes_have_the_real_shapes_and_dtypes(projection: int) -> None:
                 assert (a.shape, a.dtype) == (b.shape, b.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["dense", "packed", "padded"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)

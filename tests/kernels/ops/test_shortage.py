@@ -31,6 +31,7 @@ for megabytes in range(500, 1500, 100):
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space")
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_layer_says_its_plan_its_bytes_and_what_to_reduce(recompute):

@@ -265,6 +265,7 @@ def _dual(run: object, x: Tensor, tangent: Tensor) -> tuple[Tensor, Tensor]:
         return y, got
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize(
     ("storage", "compiler", "dynamic"),
     [
@@ -396,6 +397,8 @@ print([p.name for p in parameters if p.annotation_type == "i32" and not p.do_not
 """
 
 
+@pytest.mark.compiler
+@pytest.mark.process
 def test_the_kernel_compiles_to_wide_accesses_without_an_exchange() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(

@@ -15,6 +15,8 @@ from triton.runtime import interpreter
 
 from tests.kernels.concurrent import exact_bfloat16_dot, run_programs_concurrently
 
+pytestmark = pytest.mark.process
+
 
 def sum_of_all(values, counter, steps, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
     """values (steps + 1, programs, BLOCK): each program adds up all blocks of the row before."""

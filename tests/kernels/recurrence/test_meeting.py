@@ -27,6 +27,8 @@ from tests.kernels.layers import (
     random_layer,
 )
 
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
 MEETINGS = ("counter", "data")
 STORAGES = ("dense", "packed", "padded")
 

@@ -74,6 +74,7 @@ def programs_that_meet(
     return itertools.chain.from_iterable(map(found, range(1, 2200, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES, ids=lambda device: device.name)
 @pytest.mark.parametrize("cell", CELLS)
 def test_programs_that_meet_run_at_once_and_poll_no_replica(cell: str, device: Device) -> None:

@@ -19,6 +19,7 @@ STORAGES = ("dense", "packed", "padded")
 ALONE = ("counter", "data")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("cell", "reverse", "storage"),
@@ -38,6 +39,7 @@ def test_results_and_gradients_match_the_definition(
     assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ALONE)
 @pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("cell", CELLS)
@@ -46,6 +48,7 @@ def test_one_program_that_meets_nobody(cell: str, storage: str, mode: str) -> No
     assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [*MODES, *ALONE])
 @pytest.mark.parametrize("cell", CELLS)
 def test_zoneout_keeps_its_share_of_every_state(cell: str, mode: str) -> None:
@@ -53,6 +56,7 @@ def test_zoneout_keeps_its_share_of_every_state(cell: str, mode: str) -> None:
     assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_gates_computed_again_give_the_gradients(cell: str, mode: str) -> None:
@@ -61,6 +65,7 @@ def test_gates_computed_again_give_the_gradients(cell: str, mode: str) -> None:
         torch.testing.assert_close(kept, again, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [*MODES, *ALONE])
 @pytest.mark.parametrize("cell", ["lstm", "gru_reset_before"])
 def test_both_directions_in_one_call(cell: str, mode: str) -> None:
@@ -93,6 +98,7 @@ def test_both_directions_in_one_call(cell: str, mode: str) -> None:
         torch.testing.assert_close(gradient, torch.stack([run[start + i] for run in apart]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_half_precision_is_as_exact_as_a_plain_loop(cell: str, mode: str) -> None:
@@ -105,6 +111,7 @@ def test_eager_loop_runs_bfloat16(cell: str) -> None:
     assert_as_exact_as_a_plain_loop(random_layer(cell), "eager", torch.bfloat16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "cell", "hidden", "batch"),
     [
@@ -132,6 +139,7 @@ def test_resident_weights_in_two_tiles(cell: str, monkeypatch: pytest.MonkeyPatc
         assert_as_exact_as_a_plain_loop(layer, "resident", torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_layers_without_biases(cell: str, mode: str) -> None:
@@ -155,6 +163,7 @@ def test_two_runs_agree_bitwise(mode: str) -> None:
         assert torch.equal(first, second)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_nan_stays_in_its_sequence_and_stops_no_step(cell: str, mode: str) -> None:
@@ -170,6 +179,7 @@ def test_nan_stays_in_its_sequence_and_stops_no_step(cell: str, mode: str) -> No
     assert torch.equal(y[others], clean[others])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("cell", CELLS)
 def test_large_gates_saturate_without_nan(cell: str, mode: str) -> None:
@@ -181,6 +191,7 @@ def test_large_gates_saturate_without_nan(cell: str, mode: str) -> None:
         assert result.isfinite().all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
 def test_memory_is_written_whole(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever `torch.empty` holds must not show: fill it with NaN."""

@@ -256,6 +256,7 @@ def test_operators_pass_opcheck(summed: bool, dtype: torch.dtype, bias: bool) ->
     torch.library.opcheck(module.backward_operator, given, test_utils=quick)
 
 
+@pytest.mark.compiler
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_compiled_function_gives_the_same(
@@ -409,6 +410,8 @@ for kernel in (sums_of_stretches, gradients_of_band):
 """
 
 
+@pytest.mark.compiler
+@pytest.mark.process
 @pytest.mark.slow
 def test_the_kernels_compile_without_spills_and_once_for_all_sizes() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
