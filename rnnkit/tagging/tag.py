@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -236,16 +237,17 @@ def main(argv: list[str]) -> int:
     tagger = EntityTagger.from_checkpoint(arguments.ckpt)
     prepare(tagger.model, arguments.device)
     shown = arguments.format or ("colour" if sys.stdout.isatty() else "conll")
-    # Colours that are asked for are written, also into a pipe to a pager.
-    console = Console(force_terminal=True if arguments.format == "colour" else None)
+    # Colours that are asked for are written, also into a pipe to a pager. Into memory first: a pipe
+    # that is closed is told by our own print, for rich ends the program itself.
+    console = Console(file=io.StringIO(), force_terminal=True)
     colours = colours_of(tagger.model.tags)
     notes = Notes("rnnkit tag")
     split: Callable[[str], list[str]] = str.split if arguments.tokenized else tokenize
     lines = decoded_lines(sys.stdin.buffer, notes)
     for line in tagger.tag_lines(lines, split, arguments.batch_size):
         if shown == "colour":
-            with console.capture() as written:  # a closed pipe is told by our own print
-                console.print(coloured(line, colours), soft_wrap=not console.is_terminal)
+            with console.capture() as written:
+                console.print(coloured(line, colours))
             print(written.get(), end="")
         else:
             print(as_json(line) if shown == "json" else conll(line))

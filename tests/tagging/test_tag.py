@@ -357,7 +357,9 @@ def test_one_line_at_a_time_answers_before_the_next_is_read_until_ctrl_c(checkpo
 
 @pytest.mark.process
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_head_is_no_error(checkpoint):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_head_is_no_error(checkpoint, monkeypatch, unbuffered):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     process = start(checkpoint, "--format", "colour", "--batch-size", "8")  # by way of rich
     try:
         process.stdout.close()

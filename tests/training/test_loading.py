@@ -9,6 +9,8 @@ from rnnkit.cli import main
 from rnnkit.language_modeling import LanguageModel
 from tests.small_checkpoints import make_checkpoint
 
+pytestmark = pytest.mark.training
+
 # As Lightning's command line writes it; the class has since moved.
 OLD = {
     "_class_path": "rnnkit.tasks.LanguageModel",
