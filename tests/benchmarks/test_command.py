@@ -32,6 +32,7 @@ def no_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suite.floor, "seconds", lambda *arguments: 1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_writes_json_tables_and_charts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
