@@ -190,7 +190,8 @@ def test_word2vecs_binary_format_is_recognised(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [gzip.compress(b"the 1 2\n"), b"PK\x03\x04\x14", "the 1 2\n".encode("utf-16")]
+    "content",
+    [gzip.compress(b"the 1 2\n", mtime=0), b"PK\x03\x04\x14", "the 1 2\n".encode("utf-16")],
 )
 def test_other_binary_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "vectors.txt").write_bytes(content)
