@@ -1,0 +1,151 @@
+// The engine for one instruction set, RNNKIT_ISA; the compiler's options decide what it is.
+#define RNNKIT_NAME2(x) #x
+#define RNNKIT_NAME(x) RNNKIT_NAME2(x)
+#include "backward.h"
+#include "forward.h"
+#include RNNKIT_CELLS
+
+namespace RNNKIT_ISA {
+
+constexpr int MOST_THREADS = 64;
+
+// Directions that have a thread or more each run side by side, the threads shared among them;
+// else one after another.
+struct Crew {
+  int members, threads;
+  bool together() const { return members > 1 && threads >= members && threads % members == 0; }
+  int each() const { return together() ? threads / members : threads; }
+};
+
+template <class S, class C> struct ForwardCall {
+  const RnnkitCall& call;
+  const RnnkitHost& host;
+  Forward<S, C>* layer;
+  Meeting all, own[2];
+
+  static void work(void* self, int me, int count) {
+    auto& that = *(ForwardCall*)self;
+    FlushDenormals flush;
+    const int members = (int)that.call.members;
+    for (int m = 0; m < members; m++) {
+      that.layer[m].pack(me, count);
+      that.layer[m].start(me, count);
+    }
+    that.all.join(count, that.host);
+    for (int m = 0; m < members; m++) that.layer[m].input_product(me, count);
+    that.all.join(count, that.host);
+    const Crew crew{members, count};
+    for (int m = 0; m < members; m++) {
+      const bool together = crew.together();
+      if (together && me / crew.each() != m) continue;
+      const Place place{together ? me % crew.each() : me, crew.each(), that.call.split == 1, &that.own[m], &that.host};
+      that.layer[m].loop(place);
+      that.layer[m].finish(place.me, place.threads);
+    }
+  }
+};
+
+template <class S, class C> struct BackwardCall {
+  const RnnkitCall& call;
+  const RnnkitHost& host;
+  Backward<S, C>* layer;
+  Meeting all, own[2];
+
+  static void work(void* self, int me, int count) {
+    auto& that = *(BackwardCall*)self;
+    FlushDenormals flush;
+    const int members = (int)that.call.members;
+    for (int m = 0; m < members; m++) {
+      that.layer[m].pack(me, count);
+      that.layer[m].start(me, count);
+    }
+    that.all.join(count, that.host);
+    const Crew crew{members, count};
+    for (int m = 0; m < members; m++) {
+      const bool together = crew.together();
+      if (together && me / crew.each() != m) continue;
+      const Place place{together ? me % crew.each() : me, crew.each(), that.call.split == 1, &that.own[m], &that.host};
+      that.layer[m].loop(place);
+      that.layer[m].operands(place.me, place.threads);
+    }
+    that.all.join(count, that.host);
+    for (int m = 0; m < members; m++) {
+      if (that.call.dx) that.layer[m].input_gradient(me, count, (S*)that.call.dx, that.layer[m].D, m > 0);
+      that.layer[m].weights(me, count);
+      that.layer[m].cell_weights(me, count);
+    }
+  }
+};
+
+static int threads_of(const RnnkitCall& call) {
+  const int64_t asked = call.threads < MOST_THREADS ? call.threads : MOST_THREADS;
+  return asked < 1 ? 1 : (int)asked;
+}
+
+template <class S, class C> int forward_of(const RnnkitCall& call, const RnnkitHost& host) {
+  Forward<S, C> layers[2] = {Forward<S, C>(call.layer[0]), Forward<S, C>(call.layer[1])};
+  Room sizes{nullptr};
+  for (int m = 0; m < call.members; m++) layers[m].plan(sizes);
+  Room room{(char*)host.room(sizes.used)};
+  if (!room.base) return 1;
+  for (int m = 0; m < call.members; m++) layers[m].plan(room);
+  ForwardCall<S, C> work{call, host, layers, {}, {}};
+  host.run(&ForwardCall<S, C>::work, &work, threads_of(call));
+  return 0;
+}
+template <class S, class C> int backward_of(const RnnkitCall& call, const RnnkitHost& host) {
+  Backward<S, C> layers[2] = {Backward<S, C>(call.layer[0]), Backward<S, C>(call.layer[1])};
+  Room sizes{nullptr};
+  for (int m = 0; m < call.members; m++) layers[m].plan(sizes, threads_of(call), call.dx);
+  Room room{(char*)host.room(sizes.used)};
+  if (!room.base) return 1;
+  for (int m = 0; m < call.members; m++) layers[m].plan(room, threads_of(call), call.dx);
+  BackwardCall<S, C> work{call, host, layers, {}, {}};
+  host.run(&BackwardCall<S, C>::work, &work, threads_of(call));
+  return 0;
+}
+
+static int forward(const RnnkitCall* call, const RnnkitHost* host) {
+  int64_t index = 0;
+#define RNNKIT_CALL(name) \
+  if (call->cell == index++) return call->size == 8 ? forward_of<double, name>(*call, *host) : forward_of<float, name>(*call, *host);
+  RNNKIT_EACH_CELL(RNNKIT_CALL)
+#undef RNNKIT_CALL
+  return 2;
+}
+static int backward(const RnnkitCall* call, const RnnkitHost* host) {
+  int64_t index = 0;
+#define RNNKIT_CALL(name) \
+  if (call->cell == index++) return call->size == 8 ? backward_of<double, name>(*call, *host) : backward_of<float, name>(*call, *host);
+  RNNKIT_EACH_CELL(RNNKIT_CALL)
+#undef RNNKIT_CALL
+  return 2;
+}
+
+template <class S> static void activate(int which, const S* x, S* y, int64_t n) {
+  for (int64_t i = 0; i < n; i += LANES<S>) {
+    const int many = filled(n, i, LANES<S>);
+    const Vec<S> v = load(x + i, many);
+    store(y + i, which == 0 ? exp_of<S>(v) : which == 1 ? sigmoid_of<S>(v) : which == 2 ? tanh_of(v) : relu_of<S>(v), many);
+  }
+}
+static int activation(int which, int size, const void* x, void* y, int64_t n) {
+  if (size == 8) activate<double>(which, (const double*)x, (double*)y, n);
+  else activate<float>(which, (const float*)x, (float*)y, n);
+  return 0;
+}
+static int supported() {
+#if defined(__AVX512F__)
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("fma");
+#elif defined(__AVX2__)
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+  return 1;
+#endif
+}
+
+extern const RnnkitEngine engine;
+const RnnkitEngine engine = {RNNKIT_NAME(RNNKIT_ISA), supported, forward, backward, activation};
+
+}  // namespace RNNKIT_ISA

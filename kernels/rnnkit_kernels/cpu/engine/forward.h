@@ -1,0 +1,294 @@
+// Forward through time.
+#pragma once
+#include "layer.h"
+
+namespace RNNKIT_ISA {
+
+template <class S, class C> struct Forward : Layer<S, C> {
+  using Base = Layer<S, C>;
+  using Base::raw, Base::T, Base::B, Base::D, Base::H, Base::P, Base::N, Base::G, Base::STAGES;
+  using Base::CELL, Base::save, Base::projects, Base::zones, Base::reverse;
+  using V = Vec<S>;
+  static constexpr int L = LANES<S>;
+
+  bool one_row;  // a single sequence: dot products with the weights as they lie
+  bool packs_input;  // W_ih is packed too
+  bool fused;    // the input product is made step by step, with W_ih beside W_hh in the cache
+  S *weight_ih[C::stages], *weight_hh[C::stages], *weight_hr;  // packed
+  S* gates;                                                    // W_ih x + b_ih, unless fused
+  int64_t gates_stride;
+  S* operand;    // of the stage that comes, (B, H)
+  S* kept_rows;  // what it reads of the stages before, (B, S, H), where that is not saved
+  S* wide_hidden;  // h before its projection, (B, H), where states don't keep it
+  S* cell;     // c, (B, H)
+
+  explicit Forward(const RnnkitLayer& given) : Base(given) {}
+
+  Panels input_panels(int s) const { return panels<S>(H, D, Base::stage_gates(s)); }
+  Panels hidden_panels(int s) const { return panels<S>(H, s == 0 ? P : H, Base::stage_gates(s)); }
+  Panels projection_panels() const { return panels<S>(P, H, 1); }
+
+  void plan(Room& room) {
+    one_row = B == 1;
+    packs_input = !one_row || N >= 16;
+    // Both weights are read at every step: that must not drive each other out of the second cache.
+    // Many rows make up for it.
+    fused = !one_row && REGISTERS == 32 && (B >= 32 || G * (D + P) * H * (int64_t)sizeof(S) < 1500000);
+    for (int s = 0; s < STAGES; s++) {
+      weight_ih[s] = packs_input ? room.take<S>(input_panels(s).size()) : nullptr;
+      weight_hh[s] = one_row ? nullptr : room.take<S>(hidden_panels(s).size());
+    }
+    weight_hr = projects && !one_row ? room.take<S>(projection_panels().size()) : nullptr;
+    gates = nullptr;
+    if (!fused) {
+      // Where they are overwritten anyway: what is saved, or y, takes their place row by row.
+      if (save && C::gates_fit_saved) {
+        gates = (S*)raw.saved;
+        gates_stride = raw.saved_stride;
+      } else {
+        gates = room.take<S>(N * G * H);
+        gates_stride = G * H;
+      }
+    }
+    operand = STAGES > 1 ? room.take<S>(B * H) : nullptr;
+    kept_rows = STAGES > 1 && !save ? room.take<S>(B * Base::SAVED * H) : nullptr;
+    wide_hidden = projects && !save ? room.take<S>(B * H) : nullptr;
+    cell = (S*)raw.c_n;
+  }
+
+  // ---- before the loop
+  void pack(int me, int threads) {
+    int64_t job = 0;
+    for (int s = 0; s < STAGES; s++) {
+      const int64_t gate = C::gates_at[s];
+      const Panels in = input_panels(s), hidden = hidden_panels(s);
+      for (int64_t p = 0; packs_input && p < in.count(); p++)
+        if (job++ % threads == me)
+          pack_rows<S>((const S*)raw.weight_ih + gate * H * D, in, p, weight_ih[s]);
+      for (int64_t p = 0; !one_row && p < hidden.count(); p++)
+        if (job++ % threads == me)
+          pack_rows<S>((const S*)raw.weight_hh + gate * H * P, hidden, p, weight_hh[s]);
+    }
+    if (weight_hr)
+      for (int64_t p = 0; p < projection_panels().count(); p++)
+        if (job++ % threads == me) pack_rows<S>((const S*)raw.weight_hr, projection_panels(), p, weight_hr);
+  }
+
+  void input_product(int me, int threads) {
+    if (fused) return;
+    const int64_t first = share(N, me, threads), last = share(N, me + 1, threads);
+    if (!packs_input) {
+      const int64_t begin = share(G * H, me, threads), end = share(G * H, me + 1, threads);
+      for (int64_t m = begin; m < end; m++) {
+        const S* w = (const S*)raw.weight_ih + m * D;
+        const S bias = raw.bias_ih ? ((const S*)raw.bias_ih)[m] : S(0);
+        for (int64_t n = 0; n < N; n++) gates[n * gates_stride + m] = dot<S>(w, Base::x(n), D) + bias;
+      }
+      return;
+    }
+    for (int s = 0; s < STAGES; s++) {
+      const int64_t gate = C::gates_at[s];
+      long_product<S>([&](int64_t n) { return Base::x(n); }, weight_ih[s], input_panels(s),
+                      raw.bias_ih ? (const S*)raw.bias_ih + gate * H : nullptr,
+                      [&](int64_t n) { return gates + n * gates_stride + gate * H; }, first, last, false);
+    }
+  }
+
+  // ---- a tile of a step
+  struct Rows {
+    int count;
+    int64_t b[MOST_ROWS], row[MOST_ROWS];
+    const S* before[MOST_ROWS];  // h of the step before
+  };
+
+  // A vector of units of one row: the cell, zoneout, and all that is kept.
+  template <int s> INLINE void units(const Forward& f, const Rows& rows, int r, int64_t u, const V* x, const V* h) {
+    const int n = filled(f.H, u, L);
+    const int64_t row = rows.row[r], b = rows.b[r];
+    V state[2] = {load(rows.before[r] + (f.projects ? 0 : u), f.projects ? 0 : n), V{}}, result[2], kept[C::saved_at[C::stages] + 1], vectors[C::weights + 1];
+    if (CELL) state[1] = load(f.cell + b * f.H + u, n);
+    constexpr int old = C::saved_at[s], now = C::saved_at[s + 1];
+    if constexpr (old > 0)
+      for (int i = 0; i < old; i++) kept[i] = load(f.kept_at(row, b, i) + u, n);
+    for (int i = 0; i < C::weights; i++) vectors[i] = load((const S*)f.raw.cell_weights + i * f.H + u, n);
+    C::template forward<s, V>(x, h, kept, state, vectors, kept + old, result);
+    if (f.save || s + 1 < STAGES)
+      for (int i = old; i < now; i++) store(f.kept_at(row, b, i) + u, kept[i], n);
+    if constexpr (s + 1 < STAGES) {
+      store(f.operand + b * f.H + u, result[0], n);
+      return;
+    }
+    if (f.zones) {
+      if (f.save) {
+        store(f.state_at(row, f.own_hidden()) + u, result[0], n);
+        if (CELL) store(f.state_at(row, f.own_cell()) + u, result[1], n);
+      }
+      for (int i = 0; i < 1 + CELL; i++) {
+        const V z = load(f.zoneout_at(row, i) + u, n);
+        result[i] = z * state[i] + (S(1) - z) * result[i];
+      }
+    }
+    if (CELL) {
+      store(f.cell + b * f.H + u, result[1], n);
+      if (f.save) store(f.state_at(row, 0) + u, result[1], n);
+    }
+    if (!f.projects)
+      store(f.y_at(row) + u, result[0], n);
+    else
+      store(f.wide_at(row, b) + u, result[0], n);
+  }
+  S* y_at(int64_t row) const { return Base::y(row); }
+  S* state_at(int64_t row, int slot) const { return Base::state(row, slot); }
+  const S* zoneout_at(int64_t row, int i) const { return Base::zoneout(row, i); }
+  S* wide_at(int64_t row, int64_t b) const {
+    return save ? Base::state(row, Base::unprojected()) : wide_hidden + b * H;
+  }
+  S* kept_at(int64_t row, int64_t b, int i) const {
+    return save ? Base::saved(row) + i * H : kept_rows + (b * C::saved_at[STAGES] + i) * H;
+  }
+
+  template <int s> void tile_of_step(const Rows& rows, int64_t panel, const Panels& shape, Ahead ahead) const {
+    constexpr int gates_here = C::gates_at[s + 1] - C::gates_at[s], gate0 = C::gates_at[s];
+    const int vectors = shape.wide(panel) * gates_here;
+    const int64_t unit = panel * shape.beside * L, stride = (int64_t)vectors * L;
+    alignas(64) S sums[MOST_ROWS * 8 * L], inputs[MOST_ROWS * 8 * L];
+    const S *bias_hh = (const S*)raw.bias_hh, *bias_ih = (const S*)raw.bias_ih;
+    const S* a[MOST_ROWS];
+    for (int v = 0; v < vectors; v++) {
+      const int64_t u = unit + v / gates_here * L, at = (gate0 + v % gates_here) * H + u;
+      const int n = filled(H, u, L);
+      const V start = bias_hh ? load(bias_hh + at, n) : V{};
+      for (int r = 0; r < rows.count; r++) store(sums + r * stride + v * L, start);
+      const V first = fused && bias_ih ? load(bias_ih + at, n) : V{};
+      for (int r = 0; r < rows.count; r++)
+        store(inputs + r * stride + v * L, fused ? first : load(gates + rows.row[r] * gates_stride + at, n));
+    }
+    if (fused) {
+      for (int r = 0; r < rows.count; r++) a[r] = Base::x(rows.row[r]);
+      // Where the cell adds both products anyway one sum holds them; the GRU needs them apart.
+      const bool apart = C::apart[s];
+      const Panels in = input_panels(s);
+      multiply<S>(rows.count, a, weight_ih[s] + in.offset(panel), D, vectors, apart ? inputs : sums, stride, {ahead.at, 0});
+    }
+    for (int r = 0; r < rows.count; r++) a[r] = s == 0 ? rows.before[r] : operand + rows.b[r] * H;
+    multiply<S>(rows.count, a, weight_hh[s] + shape.offset(panel), shape.K, vectors, sums, stride, ahead);
+    for (int r = 0; r < rows.count; r++)
+      for (int w = 0; w < shape.wide(panel); w++) {
+        V x[gates_here], h[gates_here];
+        for (int g = 0; g < gates_here; g++) {
+          x[g] = load(inputs + r * stride + (w * gates_here + g) * L);
+          h[g] = load(sums + r * stride + (w * gates_here + g) * L);
+        }
+        units<s>(*this, rows, r, unit + w * L, x, h);
+      }
+  }
+
+  // One vector of units of a single sequence.
+  template <int s> void row_of_step(const Rows& rows, int64_t vector) const {
+    constexpr int gates_here = C::gates_at[s + 1] - C::gates_at[s], gate0 = C::gates_at[s];
+    const int64_t u = vector * L, K = s == 0 ? P : H;
+    const int n = filled(H, u, L);
+    V x[gates_here], h[gates_here];
+    const S* from = s == 0 ? rows.before[0] : operand;
+    for (int g = 0; g < gates_here; g++) {
+      const int64_t at = (gate0 + g) * H + u;
+      x[g] = load(gates + rows.row[0] * gates_stride + at, n);
+      alignas(64) S found[L] = {};
+      for (int i = 0; i < n; i++) found[i] = dot<S>((const S*)raw.weight_hh + (at + i) * K, from, K);
+      h[g] = load(found);
+      if (raw.bias_hh) h[g] += load((const S*)raw.bias_hh + at, n);
+    }
+    units<s>(*this, rows, 0, u, x, h);
+  }
+
+  template <int s> void stage(int64_t t, const Place& place) const {
+    const Panels shape = hidden_panels(s);
+    over_rows(t, place, shape, weight_hh[s], [&](const Rows& rows, int64_t panel, Ahead ahead) {
+      if (one_row) row_of_step<s>(rows, panel); else tile_of_step<s>(rows, panel, shape, ahead);
+    });
+    place.meet();
+    if constexpr (s + 1 < STAGES) stage<s + 1>(t, place);
+  }
+
+  // Panel by panel, so that one stays in the cache for all rows; the next is fetched meanwhile.
+  template <class Each>
+  void over_rows(int64_t t, const Place& place, const Panels& shape, const S* packed, Each each) const {
+    const int64_t panels = one_row ? shape.vectors() : shape.count();
+    const int64_t first = place.first_panel(panels), last = place.last_panel(panels);
+    const int64_t mine = place.rows(Base::count(t)), most = shape.rows(), start = Base::offset(t);
+    const int64_t blocks = (mine + most - 1) / most;
+    const int64_t bytes = one_row ? 0 : shape.offset(1) * sizeof(S);
+    const bool near = bytes * (last - first) < 1500000;  // the weights stay in the second cache
+    for (int64_t panel = first; panel < last; panel++) {
+      const int64_t next = panel + 1 < last ? panel + 1 : first;
+      for (int64_t block = 0; block < blocks; block++) {
+        const int64_t from = share(mine, (int)block, (int)blocks), to = share(mine, (int)block + 1, (int)blocks);
+        Rows rows;
+        rows.count = (int)(to - from);
+        for (int r = 0; r < rows.count; r++) {
+          const int64_t b = place.first_row() + (from + r) * place.row_step();
+          rows.b[r] = b;
+          rows.row[r] = start + b;
+          rows.before[r] = Base::hidden_before(t, b);
+        }
+        Ahead ahead{(const char*)(packed + (one_row ? 0 : shape.offset(next))), 0};
+        if (!near) {
+          ahead.at += bytes / blocks / 64 * 64 * block;
+          ahead.step = (bytes / blocks / shape.K + 63) / 64 * 64;
+        }
+        each(rows, panel, ahead);
+      }
+    }
+  }
+
+  void project(int64_t t, const Place& place) const {
+    const Panels shape = projection_panels();
+    over_rows(t, place, shape, weight_hr, [&](const Rows& rows, int64_t panel, Ahead ahead) {
+      if (one_row) {
+        for (int64_t p = panel * L; p < P && p < (panel + 1) * L; p++)
+          Base::y(rows.row[0])[p] = dot<S>((const S*)raw.weight_hr + p * H, wide_at(rows.row[0], 0), H);
+        return;
+      }
+      const int vectors = shape.wide(panel);
+      const int64_t stride = (int64_t)vectors * L, unit = panel * shape.beside * L;
+      alignas(64) S sums[MOST_ROWS * 8 * L] = {};
+      const S* a[MOST_ROWS];
+      for (int r = 0; r < rows.count; r++) a[r] = wide_at(rows.row[r], rows.b[r]);
+      multiply<S>(rows.count, a, weight_hr + shape.offset(panel), H, vectors, sums, stride, ahead);
+      for (int r = 0; r < rows.count; r++)
+        for (int v = 0; v < vectors; v++)
+          store(Base::y(rows.row[r]) + unit + v * L, load(sums + r * stride + v * L), filled(P, unit + v * L, L));
+    });
+    place.meet();
+  }
+
+  void loop(const Place& place) const {
+    for (int64_t i = 0; i < T; i++) {
+      const int64_t t = reverse ? T - 1 - i : i;
+      if (Base::count(t) == 0) continue;  // the same for all threads
+      stage<0>(t, place);
+      if (projects) project(t, place);
+    }
+  }
+
+  // The state at each sequence's end. Rows of no step are zero, for sums run over all rows.
+  void finish(int me, int threads) const {
+    for (int64_t b = me; b < B; b += threads) {
+      const int64_t row = Base::end_row(b, true);
+      memcpy((S*)raw.h_n + b * P, row < 0 ? (const S*)raw.h0 + b * P : Base::y(row), P * sizeof(S));
+      if (!Base::padded()) continue;
+      const int slots = Base::unprojected() + projects;
+      for (int64_t t = Base::length(b); t < T; t++) {
+        const int64_t none = Base::offset(t) + b;
+        memset(Base::y(none), 0, P * sizeof(S));
+        if (save && slots) memset(Base::state(none, 0), 0, slots * H * sizeof(S));
+      }
+    }
+  }
+  void start(int me, int threads) const {
+    if constexpr (CELL)
+      for (int64_t b = me; b < B; b += threads) memcpy(cell + b * H, (const S*)raw.c0 + b * H, H * sizeof(S));
+  }
+};
+
+}  // namespace RNNKIT_ISA

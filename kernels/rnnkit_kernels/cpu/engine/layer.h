@@ -1,0 +1,130 @@
+// One direction of one layer as the loops see it: typed pointers, rows of a step, rows before.
+#pragma once
+#include "activations.h"
+#include "interface.h"
+#include "product.h"
+
+namespace RNNKIT_ISA {
+
+// A meeting of threads: bounded spinning, then the processor is left to others.
+struct Meeting {
+  int waiting = 0, round = 0;
+  void join(int threads, const RnnkitHost& host) {
+    if (threads == 1) return;
+    const int now = __atomic_load_n(&round, __ATOMIC_RELAXED);
+    if (__atomic_add_fetch(&waiting, 1, __ATOMIC_ACQ_REL) == threads) {
+      __atomic_store_n(&waiting, 0, __ATOMIC_RELAXED);
+      __atomic_store_n(&round, now + 1, __ATOMIC_RELEASE);
+      return;
+    }
+    for (int i = 0; __atomic_load_n(&round, __ATOMIC_ACQUIRE) == now; i++) {
+#if defined(__x86_64__)
+      _mm_pause();
+#endif
+      if (i > 2000) host.give_way();
+    }
+  }
+};
+
+// What one thread has to do: its place among those of the same direction of a layer.
+struct Place {
+  int me, threads;
+  bool units;  // whether threads share units, and meet, or rows
+  Meeting* meeting;
+  const RnnkitHost* host;
+  void meet() const {
+    if (units) meeting->join(threads, *host);
+  }
+  // The panels and rows that are this thread's; rows go round, for they are sorted by length.
+  int64_t first_panel(int64_t panels) const { return units ? share(panels, me, threads) : 0; }
+  int64_t last_panel(int64_t panels) const { return units ? share(panels, me + 1, threads) : panels; }
+  int64_t row_step() const { return units ? 1 : threads; }
+  int64_t first_row() const { return units ? 0 : me; }
+  int64_t rows(int64_t of) const {
+    const int64_t first = first_row(), step = row_step();
+    return of > first ? (of - first + step - 1) / step : 0;
+  }
+};
+
+// Memory, handed out piece by piece; without a base it only counts.
+struct Room {
+  char* base;
+  size_t used = 0;
+  template <class S> S* take(int64_t count) {
+    const size_t at = used;
+    used += ((size_t)count * sizeof(S) + 63) / 64 * 64;
+    return base ? (S*)(base + at) : nullptr;
+  }
+};
+
+template <class S, class C> struct Layer {
+  RnnkitLayer raw;
+  int64_t T, B, D, H, P, N;
+  bool reverse, save, projects, zones;
+
+  explicit Layer(const RnnkitLayer& given)
+      : raw(given), T(given.steps), B(given.batch), D(given.features), H(given.hidden),
+        P(given.outputs), N(given.rows), reverse(given.reverse), save(given.save),
+        projects(given.weight_hr), zones(given.zoneout) {}
+
+  static constexpr int G = C::gates_at[C::stages], STAGES = C::stages;
+  static constexpr int SAVED = C::saved_at[STAGES], COLUMNS = C::columns_at[STAGES];
+  static constexpr bool CELL = C::has_cell_state;
+  static constexpr int stage_gates(int s) { return C::gates_at[s + 1] - C::gates_at[s]; }
+
+  int64_t count(int64_t t) const { return raw.batch_sizes ? raw.batch_sizes[t] : B; }
+  int64_t offset(int64_t t) const { return raw.offsets ? raw.offsets[t] : t * B; }
+  // Storage may hold rows that belong to no step.
+  bool padded() const { return raw.batch_sizes && N == T * B; }
+
+  const S* pointer(const void* p) const { return (const S*)p; }
+  const S* x(int64_t row) const { return (const S*)raw.x + row * raw.x_stride; }
+  S* y(int64_t row) const { return (S*)raw.y + row * raw.y_stride; }
+  S* saved(int64_t row) const { return (S*)raw.saved + row * raw.saved_stride; }
+  // States: c', with zoneout the cell's own h and c, and h before its projection.
+  S* state(int64_t row, int slot) const { return (S*)raw.states + row * raw.states_stride + slot * H; }
+  int own_hidden() const { return CELL; }
+  int own_cell() const { return CELL + 1; }
+  int unprojected() const { return CELL + (zones ? 1 + CELL : 0); }
+  const S* zoneout(int64_t row, int state) const {
+    return (const S*)raw.zoneout + row * raw.zoneout_stride + state * H;
+  }
+
+  // The row that was processed before row b of step t, or -1 where b starts there.
+  int64_t before(int64_t t, int64_t b) const {
+    const int64_t earlier = reverse ? t + 1 : t - 1;
+    if (earlier < 0 || earlier >= T || b >= count(earlier)) return -1;
+    return offset(earlier) + b;
+  }
+  const S* hidden_before(int64_t t, int64_t b) const {
+    const int64_t row = before(t, b);
+    return row < 0 ? (const S*)raw.h0 + b * P : y(row);
+  }
+  const S* cell_before(int64_t t, int64_t b) const {
+    const int64_t row = before(t, b);
+    return row < 0 ? (const S*)raw.c0 + b * H : state(row, 0);
+  }
+  // Steps of sequence b.
+  int64_t length(int64_t b) const {
+    if (!raw.batch_sizes) return T;
+    int64_t low = 0, high = T;  // batch sizes fall
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (raw.batch_sizes[middle] > b) low = middle + 1; else high = middle;
+    }
+    return low;
+  }
+  // The first or last row that was processed of sequence b, or -1.
+  int64_t end_row(int64_t b, bool last) const {
+    const int64_t many = length(b);
+    if (many == 0) return -1;
+    return offset(last != reverse ? many - 1 : 0) + b;
+  }
+};
+
+INLINE int filled(int64_t units, int64_t from, int lanes) {
+  const int64_t left = units - from;
+  return left < lanes ? (int)left : lanes;
+}
+
+}  // namespace RNNKIT_ISA

@@ -1,0 +1,350 @@
+// The one product: rows of A, as they lie, times weights that were packed for it.
+//
+// Packed weights come in panels. A panel holds, for each k, NV vectors of columns side by side, so
+// that MR rows times NV vectors stay in registers while k runs. What a product adds to, `out`, is a
+// small buffer in the first cache, from which the gate maths reads.
+#pragma once
+#include "vector.h"
+
+namespace RNNKIT_ISA {
+
+constexpr int WIDEST = REGISTERS == 32 ? 4 : 2;  // vectors side by side in a panel
+// Rows at a time. Accumulators, a panel's vectors and one number must fit the registers.
+constexpr int MOST_ROWS = REGISTERS == 32 ? 8 : 6;
+constexpr int rows_at_once(int vectors) { return REGISTERS == 32 && vectors < 4 ? 8 : 6; }
+// Sums longer than this are made of parts, for their rounding errors then grow more slowly.
+constexpr int LONGEST_SUM = 512;
+
+// Where the next panel is fetched from while this one is used: `step` bytes for each k.
+struct Ahead { const char* at; int64_t step; };
+
+// out[r][v] += sum over k of a[r][k] · w[k][v]. With APART > 1 the numbers of A lie packed: those of
+// all rows for one k, then those for the next.
+template <class S, int MR, int NV, int APART>
+static void tile(const S* const* a, const S* w, int64_t K, S* out, int64_t out_stride, Ahead ahead) {
+  using V = Vec<S>;
+  constexpr int L = LANES<S>;
+  const S* row[MR];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++) row[r] = APART == 1 ? a[r] : a[0] + r;
+  V sums[MR][NV];
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; v++) sums[r][v] = V{};
+  for (int64_t k = 0; k < K; k++, w += NV * L) {
+    V weights[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; v++) weights[v] = load(w + v * L);
+    prefetch(ahead.at);
+    ahead.at += ahead.step;
+#pragma GCC unroll 16
+    for (int r = 0; r < MR; r++) {
+      V x = all(row[r][k * APART]);
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) sums[r][v] += x * weights[v];
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < MR; r++)
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; v++) {
+      S* to = out + r * out_stride + v * L;
+      store(to, load(to) + sums[r][v]);
+    }
+}
+
+template <class S, int NV, int APART, int MR>
+INLINE void tile_of(int rows, const S* const* a, const S* w, int64_t K, S* out, int64_t stride, Ahead ahead) {
+  if constexpr (MR > 0) {
+    if (rows == MR)
+      tile<S, MR, NV, APART>(a, w, K, out, stride, ahead);
+    else
+      tile_of<S, NV, APART, MR - 1>(rows, a, w, K, out, stride, ahead);
+  }
+}
+
+template <class S, int NV>
+INLINE void narrow(int rows, const S* const* a, const S* w, int64_t K, S* out, int64_t stride, Ahead ahead) {
+  tile_of<S, NV, 1, rows_at_once(NV)>(rows, a, w, K, out, stride, ahead);
+}
+
+// out[r][v] += a[r] · (the `vectors` packed vectors at w), for up to `rows_at_once` rows.
+template <class S>
+static void multiply(int rows, const S* const* a, const S* w, int64_t K, int vectors, S* out, int64_t stride, Ahead ahead) {
+  constexpr int L = LANES<S>;
+  for (int first = 0; first < vectors; first += WIDEST) {
+    const int wide = vectors - first < WIDEST ? vectors - first : WIDEST;
+    const S* part[MOST_ROWS];
+    for (int r = 0; r < rows; r++) part[r] = a[r];
+    for (int64_t from = 0; from < K; from += LONGEST_SUM) {
+      const int64_t many = K - from < LONGEST_SUM ? K - from : LONGEST_SUM;
+      switch (wide) {
+        case 1: narrow<S, 1>(rows, part, w, many, out + first * L, stride, ahead); break;
+        case 2: narrow<S, 2>(rows, part, w, many, out + first * L, stride, ahead); break;
+        case 3: if constexpr (WIDEST > 2) narrow<S, 3>(rows, part, w, many, out + first * L, stride, ahead); break;
+        case 4: if constexpr (WIDEST > 2) narrow<S, 4>(rows, part, w, many, out + first * L, stride, ahead); break;
+      }
+      for (int r = 0; r < rows; r++) part[r] += many;
+      ahead.at += many * ahead.step;
+      w += many * wide * L;
+    }
+  }
+}
+
+// How many units a panel holds. `gates` vectors belong to every vector of units.
+struct Panels {
+  int64_t units, K;  // units in all, and how long a sum is
+  int gates, lanes;
+  int beside;  // vectors of units in a panel
+
+  int64_t vectors() const { return (units + lanes - 1) / lanes; }
+  int64_t count() const { return (vectors() + beside - 1) / beside; }
+  int64_t size() const { return vectors() * lanes * gates * K; }
+  int64_t offset(int64_t panel) const { return panel * beside * lanes * gates * K; }
+  // Vectors of units in this panel.
+  int wide(int64_t panel) const {
+    const int64_t left = vectors() - panel * beside;
+    return left < beside ? (int)left : beside;
+  }
+  int rows() const { return rows_at_once(beside * gates < WIDEST ? beside * gates : WIDEST); }
+};
+
+// Panels of `gates` gates: as many vectors side by side as a tile takes.
+template <class S> static Panels panels(int64_t units, int64_t K, int gates) {
+  int beside = 1;
+  while (gates * (beside + 1) <= WIDEST) beside++;
+  if (REGISTERS == 16 && gates % 2) beside = 2;  // tiles are two vectors wide: three gates of two
+  return {units, K, gates, LANES<S>, beside};
+}
+
+#if defined(__AVX512F__)
+INLINE void transpose16(const float* from, int64_t apart, float* to, int64_t to_apart) {
+  __m512 r[16], q[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_ps(from + i * apart);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    q[2 * i] = _mm512_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    q[2 * i + 1] = _mm512_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    __m512d a = (__m512d)q[4 * i], b = (__m512d)q[4 * i + 1];
+    __m512d c = (__m512d)q[4 * i + 2], d = (__m512d)q[4 * i + 3];
+    r[4 * i] = (__m512)_mm512_unpacklo_pd(a, c);
+    r[4 * i + 1] = (__m512)_mm512_unpackhi_pd(a, c);
+    r[4 * i + 2] = (__m512)_mm512_unpacklo_pd(b, d);
+    r[4 * i + 3] = (__m512)_mm512_unpackhi_pd(b, d);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    q[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+    q[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+    q[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+    q[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    _mm512_storeu_ps(to + i * to_apart, _mm512_shuffle_f32x4(q[i], q[i + 8], 0x88));
+    _mm512_storeu_ps(to + (i + 8) * to_apart, _mm512_shuffle_f32x4(q[i], q[i + 8], 0xdd));
+  }
+}
+#endif
+
+// W (gates · units, K), for a product that sums over its columns.
+template <class S>
+static void pack_rows(const S* W, const Panels& shape, int64_t panel, S* packed) {
+  constexpr int L = LANES<S>;
+  const int64_t K = shape.K, first_unit = panel * shape.beside * L;
+  const int vectors = shape.wide(panel) * shape.gates;
+  for (int first = 0; first < vectors; first += WIDEST) {
+    const int wide = vectors - first < WIDEST ? vectors - first : WIDEST;
+    S* to = packed + shape.offset(panel) + (int64_t)first * K * L;
+    for (int v = 0; v < wide; v++) {
+      const int64_t gate = (first + v) % shape.gates;
+      const int64_t unit = first_unit + (first + v) / shape.gates * L;
+      const S* from = W + (gate * shape.units + unit) * K;
+      const int64_t real = shape.units - unit < L ? shape.units - unit : L;
+      int64_t k = 0;
+#if defined(__AVX512F__)
+      if constexpr (sizeof(S) == 4)
+        if (real == L)
+          for (; k + 16 <= K; k += 16) transpose16(from + k, K, to + (k * wide + v) * L, wide * L);
+#endif
+      for (; k < K; k++) {
+        S* lane = to + (k * wide + v) * L;
+        for (int64_t i = 0; i < L; i++) lane[i] = i < real ? from[i * K + k] : S(0);
+      }
+    }
+  }
+}
+
+// W (K, units) whose row k starts at from(k), for a product that sums over its rows.
+template <class S, class From>
+static void pack_columns(From from, const Panels& shape, int64_t panel, S* packed) {
+  constexpr int L = LANES<S>;
+  const int64_t first_unit = panel * shape.beside * L;
+  const int vectors = shape.wide(panel);
+  for (int first = 0; first < vectors; first += WIDEST) {
+    const int wide = vectors - first < WIDEST ? vectors - first : WIDEST;
+    S* to = packed + shape.offset(panel) + (int64_t)first * shape.K * L;
+    const int64_t unit = first_unit + first * L;
+    for (int64_t k = 0; k < shape.K; k++) {
+      const S* row = from(k) + unit;
+      for (int v = 0; v < wide; v++, to += L) {
+        const int64_t left = shape.units - unit - v * L;
+        store(to, load(row + v * L, left < L ? (int)left : L));
+      }
+    }
+  }
+}
+
+// Which of `count` things thread `me` of `threads` takes.
+INLINE int64_t share(int64_t count, int me, int threads) { return count * me / threads; }
+
+constexpr int64_t SECOND_CACHE = 400000;  // bytes of rows that may stay there beside a panel
+
+// Rows [first, last) of C (·, gates · units) (+)= A W^T [+ bias], W packed. `from` gives the rows of A,
+// `to` those of C; a vector of gate g and unit u goes to column g · units + u.
+template <class S, class From, class To>
+static void long_product(From from, const S* packed, const Panels& shape, const S* bias, To to, int64_t first, int64_t last, bool add) {
+  constexpr int L = LANES<S>;
+  const int most = shape.rows();
+  int64_t together = SECOND_CACHE / (shape.K * (int64_t)sizeof(S) + 1) / most * most;
+  if (together < 4 * most) together = 4 * most;
+  S out[MOST_ROWS * 8 * L];
+  const int64_t panels = shape.count();
+  for (int64_t begin = first; begin < last; begin += together) {
+    const int64_t end = begin + together < last ? begin + together : last;
+    const int64_t blocks = (end - begin + most - 1) / most;
+    for (int64_t panel = 0; panel < panels; panel++) {
+      const int wide = shape.wide(panel), vectors = wide * shape.gates;
+      const int64_t stride = (int64_t)vectors * L, unit = panel * shape.beside * L;
+      const int64_t next = panel + 1 < panels ? panel + 1 : 0;
+      const int64_t bytes = (shape.offset(1)) * sizeof(S);
+      for (int64_t block = 0; block < blocks; block++) {
+        const int64_t row = begin + share(end - begin, (int)block, (int)blocks);
+        const int rows = (int)(begin + share(end - begin, (int)block + 1, (int)blocks) - row);
+        const S* a[MOST_ROWS];
+        for (int r = 0; r < rows; r++) {
+          a[r] = from(row + r);
+          for (int v = 0; v < vectors; v++) {
+            const int64_t u = unit + v / shape.gates * L, left = shape.units - u;
+            const int n = left < L ? (int)left : L;
+            const int64_t column = v % shape.gates * shape.units + u;
+            Vec<S> start{};
+            if (add) start = load(to(row + r) + column, n);
+            if (bias) start += load(bias + column, n);
+            store(out + r * stride + v * L, start);
+          }
+        }
+        const Ahead ahead{(const char*)(packed + shape.offset(next)) + bytes / blocks / 64 * 64 * block,
+                          (bytes / blocks / shape.K + 63) / 64 * 64};
+        multiply(rows, a, packed + shape.offset(panel), shape.K, vectors, out, stride, ahead);
+        for (int r = 0; r < rows; r++)
+          for (int v = 0; v < vectors; v++) {
+            const int64_t u = unit + v / shape.gates * L, left = shape.units - u;
+            store(to(row + r) + v % shape.gates * shape.units + u, load(out + r * stride + v * L), left < L ? (int)left : L);
+          }
+      }
+    }
+  }
+}
+
+// C (columns [first, last) of A, N) (+)= A^T B over `rows` rows; also their sums, where asked.
+// `left` and `right` give the rows of A, from column 0 on, and of B.
+constexpr int DEPTH = 128;  // rows at a time: so many of B's panel stay in the first cache
+constexpr int TALL = 6;     // columns of A in a tile
+template <class S> static int64_t transposed_room(int64_t columns, int64_t N) {
+  return DEPTH * (columns + TALL + WIDEST * LANES<S>) + columns + 64;
+}
+template <class S, class Left, class Right>
+static void transposed_product(Left left, int64_t columns, Right right, int64_t N, int64_t rows, S* C, int64_t stride, S* sums, S* room) {
+  constexpr int L = LANES<S>, WIDE = WIDEST * L;
+  S* tall = room;                                  // A in tiles: [tile][k][TALL]
+  S* wide = tall + DEPTH * (columns + TALL);       // B: [k][vector]
+  S* partial = wide + DEPTH * WIDE;
+  const int64_t tiles = (columns + TALL - 1) / TALL;
+  for (int64_t from = 0; from == 0 || from < rows; from += DEPTH) {
+    const int64_t many = rows - from < DEPTH ? rows - from : DEPTH;
+    if (sums) {
+      memset(partial, 0, columns * sizeof(S));
+      for (int64_t k = 0; k < many; k++) {
+        const S* row = left(from + k);
+        int64_t m = 0;
+        for (; m + L <= columns; m += L) store(partial + m, load(partial + m) + load(row + m));
+        for (; m < columns; m++) partial[m] += row[m];
+      }
+      for (int64_t m = 0; m < columns; m++) sums[m] = from ? sums[m] + partial[m] : partial[m];
+    }
+    for (int64_t k = 0; k < many; k++) {
+      const S* row = left(from + k);
+      for (int64_t t = 0; t < tiles; t++) {
+        S* to = tall + (t * DEPTH + k) * TALL;
+        const int64_t m = t * TALL;
+        if (m + TALL <= columns)
+          memcpy(to, row + m, TALL * sizeof(S));
+        else
+          for (int i = 0; i < TALL; i++) to[i] = m + i < columns ? row[m + i] : S(0);
+      }
+    }
+    for (int64_t n = 0; n < N; n += WIDE) {
+      const int64_t columns_left = N - n;
+      const int vectors = columns_left < WIDE ? (int)((columns_left + L - 1) / L) : WIDEST;
+      for (int64_t k = 0; k < many; k++) {
+        const S* row = right(from + k) + n;
+        for (int v = 0; v < vectors; v++) {
+          const int64_t rest = columns_left - v * L;
+          store(wide + (k * vectors + v) * L, load(row + v * L, rest < L ? (int)rest : L));
+        }
+      }
+      for (int64_t t = 0; t < tiles; t++) {
+        S out[TALL * WIDE];
+        const int64_t m = t * TALL;
+        const int tall_rows = columns - m < TALL ? (int)(columns - m) : TALL;
+        for (int r = 0; r < TALL; r++)
+          for (int v = 0; v < vectors; v++) {
+            const int64_t rest = columns_left - v * L;
+            Vec<S> start{};
+            if (from && r < tall_rows) start = load(C + (m + r) * stride + n + v * L, rest < L ? (int)rest : L);
+            store(out + (r * vectors + v) * L, start);
+          }
+        const S* a[TALL];
+        for (int r = 0; r < TALL; r++) a[r] = tall + t * DEPTH * TALL + r;
+        const Ahead none{(const char*)a[0], 0};
+        switch (vectors) {
+          case 1: tile<S, TALL, 1, TALL>(a, wide, many, out, L, none); break;
+          case 2: tile<S, TALL, 2, TALL>(a, wide, many, out, 2 * L, none); break;
+          case 3: if constexpr (WIDEST > 2) tile<S, TALL, 3, TALL>(a, wide, many, out, 3 * L, none); break;
+          case 4: if constexpr (WIDEST > 2) tile<S, TALL, 4, TALL>(a, wide, many, out, 4 * L, none); break;
+        }
+        for (int r = 0; r < tall_rows; r++)
+          for (int v = 0; v < vectors; v++) {
+            const int64_t rest = columns_left - v * L;
+            store(C + (m + r) * stride + n + v * L, load(out + (r * vectors + v) * L), rest < L ? (int)rest : L);
+          }
+      }
+    }
+  }
+}
+
+// The dot product of two rows.
+template <class S> INLINE S dot(const S* a, const S* b, int64_t K) {
+  constexpr int L = LANES<S>;
+  Vec<S> s0{}, s1{}, s2{}, s3{};
+  int64_t k = 0;
+  for (; k + 4 * L <= K; k += 4 * L) {
+    s0 += load(a + k) * load(b + k);
+    s1 += load(a + k + L) * load(b + k + L);
+    s2 += load(a + k + 2 * L) * load(b + k + 2 * L);
+    s3 += load(a + k + 3 * L) * load(b + k + 3 * L);
+  }
+  for (; k < K; k += L) {
+    const int n = K - k < L ? (int)(K - k) : L;
+    s0 += load(a + k, n) * load(b + k, n);
+  }
+  return sum<S>((s0 + s1) + (s2 + s3));
+}
+
+}  // namespace RNNKIT_ISA

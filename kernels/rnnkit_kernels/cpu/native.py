@@ -1,0 +1,208 @@
+"""A layer by the native engine: tensors become pointers, and new tensors hold what comes back."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnkit_kernels.cells import Cell
+from rnnkit_kernels.cpu.library import HEADER, LAYER, Library, library, missing
+from rnnkit_kernels.recurrence.rows import Rows
+
+_CALL = struct.Struct(f"={HEADER + 2 * LAYER}q")
+_NO_LAYER = (0,) * LAYER
+# Below so many products a second thread costs more than it brings.
+FEW = 200_000
+# With fewer sequences than this threads share units, and meet at every step.
+FEW_ROWS = 8
+
+
+def _engine(cell: Cell) -> tuple[Library, int]:
+    found = library()
+    if found is None:
+        raise RuntimeError(f"backend=\"native\" can't run here: {missing()}")
+    return found, found.cells[cell.name]
+
+
+def _threads(work: int) -> int:
+    return 1 if work < FEW else torch.get_num_threads()
+
+
+def _split(cell: Cell, batch: int, hidden: int, threads: int, size: int) -> int:
+    """1 where threads share units, 0 where they share rows."""
+    large = cell.gates_at[-1] * hidden * hidden * size > 1_500_000
+    return int(threads > 1 and (batch < FEW_ROWS or (batch < 16 * threads and large)))
+
+
+def _address(tensor: Tensor | None, member: int = 0) -> int:
+    """Of entry `member` of the leading dimension; 0 stands for nothing."""
+    if tensor is None:
+        return 0
+    at = tensor.data_ptr()
+    return at + member * tensor.stride(0) * tensor.element_size() if member else at
+
+
+def _column(tensor: Tensor | None, member: int) -> tuple[int, int]:
+    """Address of member's part of (N, M, ...), and the stride of its rows."""
+    if tensor is None or tensor.numel() == 0:
+        return 0, 0
+    return tensor.data_ptr() + member * tensor.stride(1) * tensor.element_size(), tensor.stride(0)
+
+
+def _call(
+    found: Library, backward: bool, header: Sequence[int], layers: Sequence[Sequence[int]]
+) -> None:
+    flat = [*header, *layers[0], *(layers[1] if len(layers) > 1 else _NO_LAYER)]
+    failed = (found.backward if backward else found.forward)(_CALL.pack(*flat))
+    if failed:
+        raise torch.OutOfMemoryError(
+            "DefaultCPUAllocator: can't allocate memory: the native engine's room for packed "
+            "weights and pre-activations"
+        )
+
+
+def _contiguous(*tensors: Tensor | None) -> list[Any]:
+    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def forward(
+    cell: Cell,
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
+    cell_weights: Tensor | None,
+    h0: Tensor,
+    c0: Tensor | None,
+    zoneout: Tensor | None,
+    rows: Rows,
+    reverse: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    """One layer in one direction or both; arguments are those of `rnnkit::recurrence`.
+
+    Returns:
+        y (N, M, P), h_n (M, B, P), c_n (M, B, H) or None, saved (N, M, S, H) and states
+        (N, M, slots, H), both empty unless `save`.
+    """
+    found, index = _engine(cell)
+    x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0, zoneout = (
+        _contiguous(
+            x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0, zoneout
+        )
+    )
+    members, batch, outputs = h0.shape
+    features = x.shape[-1]
+    count = x.numel() // features if features else rows.steps * batch
+    gates = cell.gates_at[-1]
+    hidden = weight_hh.shape[1] // gates
+    # Rows that belong to no step are zero in y; what is saved there nobody reads.
+    y = x.new_empty(count, members, outputs)
+    h_n = torch.empty_like(h0)
+    c_n = None if c0 is None else torch.empty_like(c0)
+    nothing = x.new_empty(0)
+    slots = _slots(cell, weight_hr, zoneout)
+    saved = x.new_empty(count, members, cell.saved_at[-1], hidden) if save else nothing
+    states = x.new_empty(count, members, slots, hidden) if save else nothing
+    sizes, offsets = _contiguous(rows.batch_sizes, rows.offsets)
+    threads = _threads(count * members * gates * hidden * (features + outputs))
+    layers = []
+    for m in range(members):
+        (to_y, y_stride), (to_saved, saved_stride) = _column(y, m), _column(saved, m)
+        (to_states, states_stride), (to_zoneout, zoneout_stride) = _column(states, m), _column(zoneout, m)
+        layers.append((
+            rows.steps, batch, features, hidden, outputs, count, int(reverse != (m == 1)), int(save),
+            _address(sizes), _address(offsets), x.data_ptr(),
+            _address(weight_ih, m), _address(weight_hh, m), _address(bias_ih, m),
+            _address(bias_hh, m), _address(weight_hr, m), _address(cell_weights, m),
+            _address(h0, m), _address(c0, m), to_zoneout,
+            to_y, _address(h_n, m), _address(c_n, m), to_saved, to_states,
+            0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            features, y_stride, saved_stride, states_stride, zoneout_stride, 0,
+        ))  # fmt: skip
+    size = x.element_size()
+    split = _split(cell, batch, hidden, threads, size)
+    _call(found, False, (index, size, threads, members, split, 0), layers)
+    return y, h_n, c_n, saved, states
+
+
+def _slots(cell: Cell, weight_hr: Tensor | None, zoneout: Tensor | None) -> int:
+    own = int(cell.has_cell_state)
+    return own + (0 if zoneout is None else 1 + own) + int(weight_hr is not None)
+
+
+def backward(
+    cell: Cell,
+    dy: Tensor | None,
+    dh_n: Tensor | None,
+    dc_n: Tensor | None,
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
+    cell_weights: Tensor | None,
+    h0: Tensor,
+    c0: Tensor | None,
+    zoneout: Tensor | None,
+    rows: Rows,
+    reverse: bool,
+    y: Tensor,
+    saved: Tensor,
+    states: Tensor,
+    needs_dx: bool,
+) -> list[Tensor | None]:
+    """Gradients of x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0.
+
+    Arguments are those of `rnnkit::recurrence_backward`; y is (N, M, P).
+    """
+    found, index = _engine(cell)
+    (
+        dy, dh_n, dc_n, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0,
+        zoneout, y, saved, states,
+    ) = _contiguous(
+        dy, dh_n, dc_n, x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0,
+        zoneout, y, saved, states,
+    )  # fmt: skip
+    members, batch, outputs = h0.shape
+    features = x.shape[-1]
+    gates = cell.gates_at[-1]
+    hidden = weight_hh.shape[1] // gates
+    count = y.shape[0]
+    if dy is not None:
+        dy = dy.view(count, members, outputs)
+    dx = torch.empty_like(x) if needs_dx else None
+    wanted = (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
+    gradients = [None if tensor is None else torch.empty_like(tensor) for tensor in wanted]
+    sizes, offsets = _contiguous(rows.batch_sizes, rows.offsets)
+    threads = _threads(count * members * gates * hidden * (features + outputs))
+    layers = []
+    for m in range(members):
+        (to_y, y_stride), (to_saved, saved_stride) = _column(y, m), _column(saved, m)
+        (to_states, states_stride), (to_zoneout, zoneout_stride) = _column(states, m), _column(zoneout, m)
+        to_dy, dy_stride = _column(dy, m)
+        d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_weight_hr, d_cell, d_h0, d_c0 = (
+            _address(tensor, m) for tensor in gradients
+        )
+        layers.append((
+            rows.steps, batch, features, hidden, outputs, count, int(reverse != (m == 1)), 1,
+            _address(sizes), _address(offsets), x.data_ptr(),
+            _address(weight_ih, m), _address(weight_hh, m), _address(bias_ih, m),
+            _address(bias_hh, m), _address(weight_hr, m), _address(cell_weights, m),
+            _address(h0, m), _address(c0, m), to_zoneout,
+            to_y, 0, 0, to_saved, to_states,
+            to_dy, _address(dh_n, m), _address(dc_n, m),
+            d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_weight_hr, d_cell, d_h0, d_c0,
+            features, y_stride, saved_stride, states_stride, zoneout_stride, dy_stride,
+        ))  # fmt: skip
+    size = x.element_size()
+    split = _split(cell, batch, hidden, threads, size)
+    _call(found, True, (index, size, threads, members, split, _address(dx)), layers)
+    return [dx, *gradients]

@@ -1,0 +1,318 @@
+"""Cells as C++: their functions are called with symbols, and what they return is printed.
+
+The functions of `cells/` are arithmetic on what they are handed, so a number that writes down what
+is done to it leaves a program behind. `python -m rnnkit_kernels.cpu.build` builds the engine with
+the committed header of all cells, `engine/cells.h`, or with one that was printed for cells that are
+registered at run time. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from rnnkit_kernels.cells import Cell
+
+
+class NotPrintable(ValueError):
+    """A cell that the CPU engine can't run, with the reason."""
+
+
+class Program:
+    """The statements that a function's arithmetic comes to, each value once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, str] = {}
+
+    def value(self, expression: str) -> Symbol:
+        """The symbol of an expression over names."""
+        if expression not in self._names:
+            self._names[expression] = f"t{len(self._names)}"
+        return Symbol(self, self._names[expression])
+
+    @property
+    def statements(self) -> list[str]:
+        """One for each value, in the order in which they were made."""
+        return [f"const V {name} = {text};" for text, name in self._names.items()]
+
+
+class Symbol:
+    """A vector whose value is known later."""
+
+    def __init__(self, program: Program, name: str) -> None:
+        self.program = program
+        self.name = name
+
+    def __bool__(self) -> bool:
+        raise NotPrintable("it branches on the value of a unit")
+
+    def _with(self, other: Any, form: str) -> Symbol:
+        return self.program.value(form.format(self.name, _text(other)))
+
+    def __add__(self, other: Any) -> Symbol:
+        return self._with(other, "{0} + {1}")
+
+    def __radd__(self, other: Any) -> Symbol:
+        return self._with(other, "{1} + {0}")
+
+    def __sub__(self, other: Any) -> Symbol:
+        return self._with(other, "{0} - {1}")
+
+    def __rsub__(self, other: Any) -> Symbol:
+        return self._with(other, "{1} - {0}")
+
+    def __mul__(self, other: Any) -> Symbol:
+        return self._with(other, "{0} * {1}")
+
+    def __rmul__(self, other: Any) -> Symbol:
+        return self._with(other, "{1} * {0}")
+
+    def __truediv__(self, other: Any) -> Symbol:
+        return self._with(other, "{0} / {1}")
+
+    def __rtruediv__(self, other: Any) -> Symbol:
+        return self._with(other, "{1} / {0}")
+
+    def __neg__(self) -> Symbol:
+        return self.program.value(f"-{self.name}")
+
+    def __gt__(self, other: Any) -> Symbol:
+        return self._with(other, "one_where<V>({0} > {1})")
+
+    def __ge__(self, other: Any) -> Symbol:
+        return self._with(other, "one_where<V>({0} >= {1})")
+
+    def __lt__(self, other: Any) -> Symbol:
+        return self._with(other, "one_where<V>({0} < {1})")
+
+    def __le__(self, other: Any) -> Symbol:
+        return self._with(other, "one_where<V>({0} <= {1})")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Symbol):
+        return value.name
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"number<V>({value!r})"
+    raise NotPrintable(f"it computes with a {type(value).__name__}")
+
+
+def _activation(name: str) -> Callable[[Symbol], Symbol]:
+    return lambda x: x.program.value(f"{name}({x.name})")
+
+
+SIGMOID, TANH, RELU = (_activation(name) for name in ("sigmoid", "tanh", "relu"))
+
+
+def header(cells: Iterable[Cell]) -> str:
+    """The C++ header of these cells.
+
+    Raises:
+        NotPrintable: a cell does what the engine can't.
+    """
+    cells = list(cells)
+    parts = [_HEAD]
+    for cell in cells:
+        try:
+            parts.append(_struct(cell))
+        except NotPrintable as error:
+            raise NotPrintable(f"{cell.name} has no CPU engine: {error}") from error
+        except Exception as error:
+            raise NotPrintable(
+                f"{cell.name} has no CPU engine: its functions can't be called with symbols: {error}"
+            ) from error
+    parts.append("}  // namespace RNNKIT_ISA\n#endif\n")
+    each = " ".join(f"F({cell.name})" for cell in cells)
+    parts.append(f"#define RNNKIT_EACH_CELL(F) {each}\n")
+    return "\n".join(parts)
+
+
+_HEAD = """\
+// The cells, printed from cells/*.py by `python -m rnnkit_kernels.cpu.build --header`. Not to be
+// changed by hand: tests/kernels/cpu/test_printing.py compares it with what would be printed now.
+#pragma once
+#if defined(RNNKIT_ISA)
+#include "activations.h"
+
+namespace RNNKIT_ISA {
+
+template <class V> struct NumberOf;
+template <> struct NumberOf<Vec<float>> { typedef float Type; };
+template <> struct NumberOf<Vec<double>> { typedef double Type; };
+template <class V> using Number = typename NumberOf<V>::Type;
+template <class V> INLINE V number(double x) { return (Number<V>)x - V{}; }
+template <class V> INLINE V sigmoid(V x) { return sigmoid_of<Number<V>>(x); }
+template <class V> INLINE V tanh(V x) { return tanh_of(x); }
+template <class V> INLINE V relu(V x) { return relu_of<Number<V>>(x); }
+template <class V, class M> INLINE V one_where(M mask) { return mask ? number<V>(1) : V{}; }
+"""
+
+
+def _struct(cell: Cell) -> str:
+    stages = len(cell.forward)
+    columns = [0] * len(cell.input_columns)
+    first = min(cell.input_columns)
+    if sorted(cell.input_columns) != list(range(first, first + len(columns))):
+        raise NotPrintable("the gradients of W_ih x do not lie side by side")
+    if stages > 2:
+        raise NotPrintable(f"it has {stages} stages a step, and the engine knows two")
+    for gate, column in enumerate(cell.input_columns):
+        columns[column - first] = gate
+    fit = all(
+        saved <= gates
+        for saved, gates in zip(cell.saved_at[1:-1], cell.gates_at[1:-1], strict=True)
+    )
+    fit = fit and cell.saved_at[-1] >= cell.gates_at[-1]
+    names = list(cell.carry)
+    places = {
+        f"carry_{n}": names.index(n) if n in names else -1  # type: ignore[arg-type]
+        for n in ("hidden", "cell")
+    }
+    arrays = {
+        "gates_at": cell.gates_at,
+        "saved_at": cell.saved_at,
+        "columns_at": cell.columns_at,
+        "input_columns": cell.input_columns,
+        "gate_of_column": columns,
+    }
+    lines = [f"struct {cell.name} {{", f"  static constexpr int stages = {stages};"]
+    for name, values in arrays.items():
+        lines.append(f"  static constexpr int {name}[] = {{{', '.join(map(str, values))}}};")
+    lines.append(f"  static constexpr int first_input_column = {first}, weights = {cell.weights};")
+    lines.append(
+        "  static constexpr int "
+        + ", ".join(f"{name} = {place}" for name, place in places.items())
+        + ";"
+    )
+    lines.append(f"  static constexpr bool has_cell_state = {_bool(cell.has_cell_state)};")
+    lines.append(
+        "  // Whether W_ih x may lie where the saved values will: none comes before its gate is read."
+    )
+    lines.append(f"  static constexpr bool gates_fit_saved = {_bool(fit)};")
+    apart = ", ".join(_bool(not _sums(cell, s)) for s in range(stages))
+    lines.append("  // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.")
+    lines.append(f"  static constexpr bool apart[] = {{{apart}}};")
+    lines += _function(
+        "forward",
+        "const V* x, const V* h, const V* saved, const V* state, const V* weights, V* kept, V* result",
+        [_forward(cell, s) for s in range(stages)],
+    )
+    lines += _function(
+        "backward",
+        "const V* saved, const V* before, const V* after, V gradient, const V* carry, "
+        "const V* weights, V* columns, V* carried",
+        [_backward(cell, s) for s in range(stages)],
+    )
+    if cell.weight_gradients is not None:
+        program = Program()
+        result = cell.weight_gradients(
+            _inputs(program, "columns", cell.columns_at[-1]),
+            _inputs(program, "before", 1 + cell.has_cell_state),
+            _inputs(program, "after", 1 + cell.has_cell_state),
+        )
+        lines += _function(
+            "weight_gradients",
+            "const V* columns, const V* before, const V* after, V* values",
+            [(program, {"values": result})],
+        )
+    if cell.operand:
+        program = Program()
+        result = cell.operand[0](
+            _inputs(program, "saved", cell.saved_at[-1]), program.value("hidden")
+        )
+        lines += _function(
+            "operand", "const V* saved, V hidden", [(program, {"return": (result,)})], "V"
+        )
+    lines.append("};\n")
+    return "\n".join(lines)
+
+
+def _bool(value: bool) -> str:
+    return "true" if value else "false"
+
+
+def _inputs(program: Program, name: str, count: int) -> tuple[Symbol, ...]:
+    return tuple(program.value(f"{name}[{i}]") for i in range(count))
+
+
+Results = dict[str, Sequence[Symbol]]
+
+
+def _forward(cell: Cell, stage: int) -> tuple[Program, Results]:
+    program = Program()
+    gates = cell.gates[stage]
+    kept, result = cell.forward[stage](
+        _inputs(program, "x", gates),
+        _inputs(program, "h", gates),
+        _inputs(program, "saved", cell.saved_at[stage]),
+        _inputs(program, "state", 1 + cell.has_cell_state),
+        _inputs(program, "weights", cell.weights),
+        SIGMOID,
+        TANH,
+        RELU,
+    )
+    return program, {"kept": kept, "result": result}
+
+
+def _backward(cell: Cell, stage: int) -> tuple[Program, Results]:
+    program = Program()
+    columns, carried = cell.backward[stage](
+        _inputs(program, "saved", cell.saved_at[-1]),
+        _inputs(program, "before", 1 + cell.has_cell_state),
+        _inputs(program, "after", 1 + cell.has_cell_state),
+        program.value("gradient"),
+        _inputs(program, "carry", len(cell.carry)),
+        _inputs(program, "weights", cell.weights),
+        TANH,
+    )
+    return program, {"columns": columns, "carried": carried}
+
+
+def _sums(cell: Cell, stage: int) -> bool:
+    """Whether each gate of W_ih x is met only in its sum with that of W_hh h."""
+    program, _ = _forward(cell, stage)
+    texts = [statement.split(" = ", 1)[1].rstrip(";") for statement in program.statements]
+    names = {text: f"t{i}" for i, text in enumerate(texts)}
+    for gate in range(cell.gates[stage]):
+        x, h = names[f"x[{gate}]"], names[f"h[{gate}]"]
+        both = {f"{x} + {h}", f"{h} + {x}"}
+        used = [t for t in texts if x in t.replace("(", " ").replace(")", " ").split()]
+        used += [t for t in texts if h in t.replace("(", " ").replace(")", " ").split()]
+        if not used or any(text not in both for text in used):
+            return False
+    return True
+
+
+def _function(
+    name: str, arguments: str, stages: Sequence[tuple[Program, Results]], returns: str = "void"
+) -> list[str]:
+    staged = name in ("forward", "backward")
+    template = "template <int stage, class V>" if staged else "template <class V>"
+    lines = [f"  {template} INLINE {returns} {name}({arguments}) {{"]
+    for stage, (program, results) in enumerate(stages):
+        body = _needed(program, results)
+        for target, values in results.items():
+            for i, value in enumerate(values):
+                to = f"return {value.name}" if target == "return" else f"{target}[{i}] = {value.name}"
+                body.append(f"{to};")
+        if staged:
+            lines.append(f"    if constexpr (stage == {stage}) {{")
+        lines += [("      " if staged else "    ") + line for line in body]
+        if staged:
+            lines.append("    }")
+    lines.append("  }")
+    return lines
+
+
+def _needed(program: Program, results: Results) -> list[str]:
+    """The statements that the results depend on."""
+    statements = program.statements
+    wanted = {value.name for values in results.values() for value in values}
+    found = []
+    for statement in reversed(statements):
+        name = statement.split()[2]
+        if name in wanted:
+            found.append(statement)
+            text = statement.split(" = ", 1)[1].translate(str.maketrans("();,-", "     "))
+            wanted |= {word for word in text.split() if word[:1] == "t" and word[1:].isdigit()}
+    return found[::-1]
