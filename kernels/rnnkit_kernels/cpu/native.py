@@ -84,12 +84,17 @@ def forward(
     rows: Rows,
     reverse: bool,
     save: bool,
+    keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
     """One layer in one direction or both; arguments are those of `rnnkit::recurrence`.
 
+    Args:
+        save: whether states are wanted.
+        keep: whether what the cell saves is wanted too.
+
     Returns:
-        y (N, M, P), h_n (M, B, P), c_n (M, B, H) or None, saved (N, M, S, H) and states
-        (N, M, slots, H), both empty unless `save`.
+        y (N, M, P), h_n (M, B, P), c_n (M, B, H) or None, saved (N, M, S, H), empty unless `keep`,
+        and states (N, M, slots, H), empty unless `save`.
     """
     found, index = _engine(cell)
     x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0, zoneout = (
@@ -108,7 +113,7 @@ def forward(
     c_n = None if c0 is None else torch.empty_like(c0)
     nothing = x.new_empty(0)
     slots = _slots(cell, weight_hr, zoneout)
-    saved = x.new_empty(count, members, cell.saved_at[-1], hidden) if save else nothing
+    saved = x.new_empty(count, members, cell.saved_at[-1], hidden) if keep else nothing
     states = x.new_empty(count, members, slots, hidden) if save else nothing
     sizes, offsets = _contiguous(rows.batch_sizes, rows.offsets)
     threads = _threads(count * members * gates * hidden * (features + outputs))

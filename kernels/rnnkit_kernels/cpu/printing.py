@@ -77,16 +77,16 @@ class Symbol:
         return self.program.value(f"-{self.name}")
 
     def __gt__(self, other: Any) -> Symbol:
-        return self._with(other, "one_where<V>({0} > {1})")
+        return self._with(other, "greater({0}, {1})")
 
     def __ge__(self, other: Any) -> Symbol:
-        return self._with(other, "one_where<V>({0} >= {1})")
+        return self._with(other, "greater_equal({0}, {1})")
 
     def __lt__(self, other: Any) -> Symbol:
-        return self._with(other, "one_where<V>({0} < {1})")
+        return self._with(other, "less({0}, {1})")
 
     def __le__(self, other: Any) -> Symbol:
-        return self._with(other, "one_where<V>({0} <= {1})")
+        return self._with(other, "less_equal({0}, {1})")
 
 
 def _text(value: Any) -> str:
@@ -132,19 +132,9 @@ _HEAD = """\
 // changed by hand: tests/kernels/cpu/test_printing.py compares it with what would be printed now.
 #pragma once
 #if defined(RNNKIT_ISA)
-#include "activations.h"
+#include "two.h"
 
 namespace RNNKIT_ISA {
-
-template <class V> struct NumberOf;
-template <> struct NumberOf<Vec<float>> { typedef float Type; };
-template <> struct NumberOf<Vec<double>> { typedef double Type; };
-template <class V> using Number = typename NumberOf<V>::Type;
-template <class V> INLINE V number(double x) { return (Number<V>)x - V{}; }
-template <class V> INLINE V sigmoid(V x) { return sigmoid_of<Number<V>>(x); }
-template <class V> INLINE V tanh(V x) { return tanh_of(x); }
-template <class V> INLINE V relu(V x) { return relu_of<Number<V>>(x); }
-template <class V, class M> INLINE V one_where(M mask) { return mask ? number<V>(1) : V{}; }
 """
 
 

@@ -9,6 +9,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
   using Base::raw, Base::T, Base::B, Base::D, Base::H, Base::P, Base::N, Base::G, Base::STAGES;
   using Base::CELL, Base::COLUMNS, Base::projects, Base::zones, Base::reverse;
   using V = Vec<S>;
+  using T2 = Two<S>;
   static constexpr int L = LANES<S>;
   static constexpr int HIDDEN = COLUMNS - G;  // the first column of the gradients of W_hh h
   // Gradients that pass W_hh by: with zoneout that of h always does.
@@ -44,8 +45,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     passed_cell = passes && CELL ? room.take<S>(B * H) : nullptr;
     hidden_rows = room.take<const S*>(N);
     operand = STAGES > 1 ? room.take<S>(N * H) : nullptr;
-    const int64_t widest = D > H ? (D > P ? D : P) : (H > P ? H : P);
-    for (int i = 0; i < threads && i < 64; i++) room_of[i] = room.take<S>(transposed_room<S>(G * H > P ? G * H : P, widest));
+    for (int i = 0; i < threads && i < 64; i++) room_of[i] = room.take<S>(transposed_room<S>(G * H > P ? G * H : P));
   }
 
   S* column(int64_t row, int i) const { return columns + (row * COLUMNS + i) * H; }
@@ -56,12 +56,12 @@ template <class S, class C> struct Backward : Layer<S, C> {
     for (int s = 0; s < STAGES; s++) {
       const Panels shape = hidden_panels(s);
       const S* W = (const S*)raw.weight_hh + C::gates_at[s] * H * P;
-      for (int64_t p = 0; p < shape.count(); p++)
+      for (int64_t p = 0; p < shape.count; p++)
         if (job++ % threads == me)
           pack_columns<S>([&](int64_t k) { return W + k * shape.units; }, shape, p, weight_hh[s]);
     }
     if (weight_ih)
-      for (int64_t p = 0; p < input_panels().count(); p++)
+      for (int64_t p = 0; p < input_panels().count; p++)
         if (job++ % threads == me)
           pack_columns<S>(
               [&](int64_t k) {  // in the order of the gradients' columns
@@ -69,7 +69,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
               },
               input_panels(), p, weight_ih);
     if (projects)
-      for (int64_t p = 0; p < projection_panels().count(); p++)
+      for (int64_t p = 0; p < projection_panels().count; p++)
         if (job++ % threads == me)
           pack_columns<S>([&](int64_t k) { return (const S*)raw.weight_hr + k * H; }, projection_panels(), p, weight_hr);
   }
@@ -86,7 +86,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
       for (int64_t t = 0; t < T; t++) {
         const int64_t row = Base::offset(t) + b;
         if (t < many) {
-          hidden_rows[row] = Base::hidden_before(t, b);
+          hidden_rows[row] = Base::step_before(t).hidden(b);
         } else if (Base::padded()) {  // rows of no step take no part in any sum
           hidden_rows[row] = (const S*)raw.h0 + b * P;
           memset(column(row, 0), 0, COLUMNS * H * sizeof(S));
@@ -105,75 +105,87 @@ template <class S, class C> struct Backward : Layer<S, C> {
     int64_t b[MOST_ROWS], row[MOST_ROWS], later[MOST_ROWS], t;
   };
 
-  template <int s> void units(const Rows& rows, int r, int64_t u, V gradient) const {
+  // A vector of units of two rows; the second may be the first once more.
+  template <int s> void units(const Rows& rows, int q, int r, int64_t u, T2 gradient) const {
     const int n = filled(H, u, L);
-    const int64_t row = rows.row[r], b = rows.b[r];
-    constexpr int KEPT = C::saved_at[STAGES];
-    V saved[KEPT + 1], before[2], after[2], vectors[C::weights + 1], found[COLUMNS], carry[2], carried[2];
-    for (int i = 0; i < KEPT; i++) saved[i] = load(Base::saved(row) + i * H + u, n);
-    if (!projects) before[0] = load(hidden_rows[row] + u, n);
-    if (zones || projects)
-      after[0] = load(Base::state(row, zones ? Base::own_hidden() : Base::unprojected()) + u, n);
-    else
-      after[0] = load(Base::y(row) + u, n);
+    const int64_t row_q = rows.row[q], row_r = rows.row[r], q_at = rows.b[q] * H + u, r_at = rows.b[r] * H + u;
+    T2 saved[Base::SAVED + 1], before[2], after[2], vectors[C::weights + 1], found[COLUMNS], carry[2], carried[2];
+    for (int i = 0; i < Base::SAVED; i++) saved[i] = load(Base::saved(row_q) + i * H + u, Base::saved(row_r) + i * H + u, n);
+    if (!projects) before[0] = load(hidden_rows[row_q] + u, hidden_rows[row_r] + u, n);
+    after[0] = load(Base::hidden_after(row_q) + u, Base::hidden_after(row_r) + u, n);
     if constexpr (CELL) {
-      before[1] = load(Base::cell_before(rows.t, b) + u, n);
-      after[1] = load(Base::state(row, zones ? Base::own_cell() : 0) + u, n);
+      const auto earlier = Base::step_before(rows.t);
+      before[1] = load(earlier.cell(rows.b[q]) + u, earlier.cell(rows.b[r]) + u, n);
+      after[1] = load(Base::cell_after(row_q) + u, Base::cell_after(row_r) + u, n);
     }
-    for (int i = 0; i < C::weights; i++) vectors[i] = load((const S*)raw.cell_weights + i * H + u, n);
-    S* hidden = carry_hidden + b * H + u;
-    S* cell = carry_cell + b * H + u;
-    V passed_h{}, passed_c{};
-    if constexpr (hidden_carry >= 0) carry[hidden_carry] = load(hidden, n);
-    if constexpr (cell_carry >= 0) carry[cell_carry] = load(cell, n);
+    for (int i = 0; i < C::weights; i++) {
+      const V vector = load((const S*)raw.cell_weights + i * H + u, n);
+      vectors[i] = {vector, vector};
+    }
+    if constexpr (hidden_carry >= 0) carry[hidden_carry] = load(carry_hidden + q_at, carry_hidden + r_at, n);
+    if constexpr (cell_carry >= 0) carry[cell_carry] = load(carry_cell + q_at, carry_cell + r_at, n);
+    T2 passed_h{}, passed_c{};
     if (zones && s + 1 == STAGES) {
       // z of each gradient passes to the step before, 1 - z of it enters the cell.
-      const V whole = gradient + (hidden_carry >= 0 ? carry[hidden_carry < 0 ? 0 : hidden_carry] : load(hidden, n));
-      const V z = load(Base::zoneout(row, 0) + u, n);
+      const T2 one = number<T2>(1), z = load(Base::zoneout(row_q, 0) + u, Base::zoneout(row_r, 0) + u, n);
+      const T2 whole = gradient + load(carry_hidden + q_at, carry_hidden + r_at, n);
       passed_h = z * whole;
-      gradient = (S(1) - z) * whole;
-      if constexpr (hidden_carry >= 0) carry[hidden_carry] = V{};
+      gradient = (one - z) * whole;
+      if constexpr (hidden_carry >= 0) carry[hidden_carry] = T2{};
       if constexpr (cell_carry >= 0) {
-        const V z_cell = load(Base::zoneout(row, 1) + u, n);
+        const T2 z_cell = load(Base::zoneout(row_q, 1) + u, Base::zoneout(row_r, 1) + u, n);
         passed_c = z_cell * carry[cell_carry];
-        carry[cell_carry] = (S(1) - z_cell) * carry[cell_carry];
+        carry[cell_carry] = (one - z_cell) * carry[cell_carry];
       }
       if (STAGES > 1) {
-        store(passed_hidden + b * H + u, passed_h, n);
-        if (CELL) store(passed_cell + b * H + u, passed_c, n);
+        store(passed_hidden + q_at, passed_hidden + r_at, passed_h, n);
+        if (CELL) store(passed_cell + q_at, passed_cell + r_at, passed_c, n);
       }
     }
-    C::template backward<s, V>(saved, before, after, gradient, carry, vectors, found, carried);
+    C::template backward<s, T2>(saved, before, after, gradient, carry, vectors, found, carried);
     constexpr int at = C::columns_at[s], many = C::columns_at[s + 1] - at;
-    for (int i = 0; i < many; i++) store(column(row, at + i) + u, found[i], n);
+    for (int i = 0; i < many; i++) store(column(row_q, at + i) + u, column(row_r, at + i) + u, found[i], n);
     if (zones && s == 0) {
       if (STAGES > 1) {
-        passed_h = load(passed_hidden + b * H + u, n);
-        if (CELL) passed_c = load(passed_cell + b * H + u, n);
+        passed_h = load(passed_hidden + q_at, passed_hidden + r_at, n);
+        if (CELL) passed_c = load(passed_cell + q_at, passed_cell + r_at, n);
       }
       if constexpr (hidden_carry >= 0) passed_h += carried[hidden_carry];
-      store(hidden, passed_h, n);
+      store(carry_hidden + q_at, carry_hidden + r_at, passed_h, n);
+      if constexpr (cell_carry >= 0) carried[cell_carry] += passed_c;
     } else if constexpr (hidden_carry >= 0) {
-      store(hidden, carried[hidden_carry], n);
+      store(carry_hidden + q_at, carry_hidden + r_at, carried[hidden_carry], n);
     }
-    if constexpr (cell_carry >= 0) store(cell, carried[cell_carry] + (s == 0 ? passed_c : V{}), n);
+    if constexpr (cell_carry >= 0) store(carry_cell + q_at, carry_cell + r_at, carried[cell_carry], n);
+  }
+  template <int s> void all_units(const Rows& rows, int64_t unit, int vectors, const S* sums, int64_t stride) const {
+    for (int q = 0; q < rows.count; q += 2) {
+      const int r = q + 1 < rows.count ? q + 1 : q;
+      for (int v = 0; v < vectors; v++)
+        units<s>(rows, q, r, unit + v * L, load(sums + q * stride + v * L, sums + r * stride + v * L, L));
+    }
   }
 
-  // sums[r][v] = what reaches h of this row through W_hh, from the step after it or from h_n.
+  // sums[r][v] = what reaches h of this row: from y, and through W_hh from the step after it, or
+  // from h_n.
   void from_later(const Rows& rows, int64_t panel, const Panels& shape, bool starts, S* sums, int64_t stride, int vectors, Ahead ahead) const {
-    const int64_t unit = panel * shape.beside * L;
-    const S* a[MOST_ROWS];
+    const int64_t unit = shape.unit(panel);
+    if (!starts) {
+      const S* a[MOST_ROWS];
+      for (int r = 0; r < rows.count; r++) a[r] = column(rows.later[r], HIDDEN);
+      multiply<S>(rows.count, a, weight_hh[0] + shape.offset(panel), shape.K, vectors, sums, stride, ahead, true);
+    }
     for (int r = 0; r < rows.count; r++)
       for (int v = 0; v < vectors; v++) {
         const int n = filled(P, unit + v * L, L);
         V value{};
-        if (rows.t >= 0 && raw.dy) value = load((const S*)raw.dy + rows.row[r] * raw.dy_stride + unit + v * L, n);
-        if (starts && raw.dh_n) value += load((const S*)raw.dh_n + rows.b[r] * P + unit + v * L, n);
+        if (!starts)
+          value = load(sums + r * stride + v * L);
+        else if (raw.dh_n)
+          value = load((const S*)raw.dh_n + rows.b[r] * P + unit + v * L, n);
+        if (rows.t >= 0 && raw.dy) value += load((const S*)raw.dy + rows.row[r] * raw.dy_stride + unit + v * L, n);
         store(sums + r * stride + v * L, value);
       }
-    if (starts) return;
-    for (int r = 0; r < rows.count; r++) a[r] = column(rows.later[r], HIDDEN);
-    multiply<S>(rows.count, a, weight_hh[0] + shape.offset(panel), shape.K, vectors, sums, stride, ahead);
   }
 
   template <int s> void stage(int64_t t, const Place& place) const {
@@ -183,7 +195,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     if (last && projects) {
       over_rows(t, place, shape, weight_hh[0], [&](const Rows& rows, int64_t panel, bool starts, Ahead ahead) {
         const int vectors = shape.wide(panel);
-        const int64_t stride = (int64_t)vectors * L, unit = panel * shape.beside * L;
+        const int64_t stride = (int64_t)vectors * L, unit = shape.unit(panel);
         alignas(64) S sums[MOST_ROWS * WIDEST * L];
         from_later(rows, panel, shape, starts, sums, stride, vectors, ahead);
         for (int r = 0; r < rows.count; r++)
@@ -200,11 +212,10 @@ template <class S, class C> struct Backward : Layer<S, C> {
     } else if (last) {
       over_rows(t, place, shape, weight_hh[0], [&](const Rows& rows, int64_t panel, bool starts, Ahead ahead) {
         const int vectors = shape.wide(panel);
-        const int64_t stride = (int64_t)vectors * L, unit = panel * shape.beside * L;
+        const int64_t stride = (int64_t)vectors * L, unit = shape.unit(panel);
         alignas(64) S sums[MOST_ROWS * WIDEST * L];
         from_later(rows, panel, shape, starts, sums, stride, vectors, ahead);
-        for (int r = 0; r < rows.count; r++)
-          for (int v = 0; v < vectors; v++) units<s>(rows, r, unit + v * L, load(sums + r * stride + v * L));
+        all_units<s>(rows, unit, vectors, sums, stride);
       });
     } else {
       over_rows(t, place, shape, weight_hh[s + 1], [&](const Rows& rows, int64_t panel, bool, Ahead ahead) {
@@ -219,31 +230,30 @@ template <class S, class C> struct Backward : Layer<S, C> {
   template <int s>
   void through(const Rows& rows, int64_t panel, const Panels& shape, const S* packed, const S* const* a, Ahead ahead) const {
     const int vectors = shape.wide(panel);
-    const int64_t stride = (int64_t)vectors * L, unit = panel * shape.beside * L;
-    alignas(64) S sums[MOST_ROWS * WIDEST * L] = {};
-    multiply<S>(rows.count, a, packed + shape.offset(panel), shape.K, vectors, sums, stride, ahead);
-    for (int r = 0; r < rows.count; r++)
-      for (int v = 0; v < vectors; v++) units<s>(rows, r, unit + v * L, load(sums + r * stride + v * L));
+    const int64_t stride = (int64_t)vectors * L, unit = shape.unit(panel);
+    alignas(64) S sums[MOST_ROWS * WIDEST * L];
+    multiply<S>(rows.count, a, packed + shape.offset(panel), shape.K, vectors, sums, stride, ahead, true);
+    all_units<s>(rows, unit, vectors, sums, stride);
   }
 
   // Rows that go on come first, then those whose last step t is: `starts`. With t = -1 what is left
   // after the first step, for h0.
   template <class Each>
   void over_rows(int64_t t, const Place& place, const Panels& shape, const S* packed, Each each) const {
-    const int64_t panels = shape.count();
+    const int64_t panels = shape.count;
     const int64_t first = place.first_panel(panels), last = place.last_panel(panels);
     const int64_t later = reverse ? t - 1 : t + 1;
     const int64_t all = t < 0 ? B : Base::count(t), go_on = t < 0 ? (T ? Base::count(0) : 0) : later < 0 || later >= T ? 0 : Base::count(later) < all ? Base::count(later) : all;
-    const int64_t mine = place.rows(all), most = shape.rows(), bytes = shape.offset(1) * sizeof(S);
+    const int64_t mine = place.rows(all), bytes = shape.longest() * sizeof(S);
     const int64_t split = place.rows(go_on);
     const bool near = bytes * (last - first) < 1500000;
     for (int part = 0; part < 2; part++) {
       const int64_t low = part ? split : 0, many = part ? mine - split : split;
-      const int64_t blocks = (many + most - 1) / most;
       for (int64_t panel = first; panel < last; panel++) {
         const int64_t next = panel + 1 < last ? panel + 1 : first;
+        const int64_t blocks = (many + shape.rows(panel) - 1) / shape.rows(panel);
         for (int64_t block = 0; block < blocks; block++) {
-          const int64_t from = low + share(many, (int)block, (int)blocks), to = low + share(many, (int)block + 1, (int)blocks);
+          const int64_t from = low + share(many, block, blocks), to = low + share(many, block + 1, blocks);
           Rows rows;
           rows.count = (int)(to - from);
           rows.t = t;
@@ -274,7 +284,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     const Panels shape = hidden_panels(0);
     over_rows(-1, place, shape, weight_hh[0], [&](const Rows& rows, int64_t panel, bool starts, Ahead ahead) {
       const int vectors = shape.wide(panel);
-      const int64_t stride = (int64_t)vectors * L, unit = panel * shape.beside * L;
+      const int64_t stride = (int64_t)vectors * L, unit = shape.unit(panel);
       alignas(64) S sums[MOST_ROWS * WIDEST * L];
       from_later(rows, panel, shape, starts, sums, stride, vectors, ahead);
       for (int r = 0; r < rows.count; r++)
@@ -304,7 +314,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     if (last > columns_of_gate) last = columns_of_gate;
     if (first >= last) return;
     transposed_product<S>([&](int64_t k) { return left(k) + first; }, last - first, right, width, N,
-                          out + first * width, width, sums ? sums + first : nullptr, room_of[me]);
+                          out + first * width, sums ? sums + first : nullptr, room_of[me]);
   }
   // Gates whose columns lie side by side are one product.
   static constexpr int together(const int* columns_of_gates, int gate, int end) {
@@ -338,9 +348,10 @@ template <class S, class C> struct Backward : Layer<S, C> {
           const int64_t row = Base::offset(t) + b;
           for (int64_t u = 0; u < H; u += L) {
             const int n = filled(H, u, L);
-            V saved[Base::SAVED + 1];
-            for (int i = 0; i < Base::SAVED; i++) saved[i] = load(Base::saved(row) + i * H + u, n);
-            store(operand + row * H + u, C::template operand<V>(saved, load(hidden_rows[row] + u, n)), n);
+            const auto twice = [&](const S* p) { return load(p + u, p + u, n); };
+            T2 saved[Base::SAVED + 1];
+            for (int i = 0; i < Base::SAVED; i++) saved[i] = twice(Base::saved(row) + i * H);
+            store(operand + row * H + u, C::template operand<T2>(saved, twice(hidden_rows[row])).a, n);
           }
         }
   }
@@ -356,16 +367,17 @@ template <class S, class C> struct Backward : Layer<S, C> {
           V part[C::weights] = {};
           for (int64_t t = 0; t < Base::length(b); t++) {
             const int64_t row = Base::offset(t) + b;
-            V found[COLUMNS], before[2], after[2], values[C::weights];
-            for (int i = 0; i < COLUMNS; i++) found[i] = load(column(row, i) + u, n);
-            if (!projects) before[0] = load(hidden_rows[row] + u, n);
-            after[0] = zones || projects ? load(Base::state(row, zones ? Base::own_hidden() : Base::unprojected()) + u, n) : load(Base::y(row) + u, n);
+            T2 found[COLUMNS], before[2], after[2], values[C::weights];
+            const auto twice = [&](const S* p) { return load(p + u, p + u, n); };
+            for (int i = 0; i < COLUMNS; i++) found[i] = twice(column(row, i));
+            if (!projects) before[0] = twice(hidden_rows[row]);
+            after[0] = twice(Base::hidden_after(row));
             if constexpr (CELL) {
-              before[1] = load(Base::cell_before(t, b) + u, n);
-              after[1] = load(Base::state(row, zones ? Base::own_cell() : 0) + u, n);
+              before[1] = twice(Base::step_before(t).cell(b));
+              after[1] = twice(Base::cell_after(row));
             }
-            C::template weight_gradients<V>(found, before, after, values);
-            for (int i = 0; i < C::weights; i++) part[i] += values[i];
+            C::template weight_gradients<T2>(found, before, after, values);
+            for (int i = 0; i < C::weights; i++) part[i] += values[i].a;
           }
           for (int i = 0; i < C::weights; i++) total[i] += part[i];
         }

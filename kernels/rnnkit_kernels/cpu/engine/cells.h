@@ -2,19 +2,9 @@
 // changed by hand: tests/kernels/cpu/test_printing.py compares it with what would be printed now.
 #pragma once
 #if defined(RNNKIT_ISA)
-#include "activations.h"
+#include "two.h"
 
 namespace RNNKIT_ISA {
-
-template <class V> struct NumberOf;
-template <> struct NumberOf<Vec<float>> { typedef float Type; };
-template <> struct NumberOf<Vec<double>> { typedef double Type; };
-template <class V> using Number = typename NumberOf<V>::Type;
-template <class V> INLINE V number(double x) { return (Number<V>)x - V{}; }
-template <class V> INLINE V sigmoid(V x) { return sigmoid_of<Number<V>>(x); }
-template <class V> INLINE V tanh(V x) { return tanh_of(x); }
-template <class V> INLINE V relu(V x) { return relu_of<Number<V>>(x); }
-template <class V, class M> INLINE V one_where(M mask) { return mask ? number<V>(1) : V{}; }
 
 struct lstm {
   static constexpr int stages = 1;
@@ -630,7 +620,7 @@ struct rnn_relu {
     if constexpr (stage == 0) {
       const V t1 = after[0];
       const V t2 = gradient;
-      const V t3 = one_where<V>(t1 > number<V>(0));
+      const V t3 = greater(t1, number<V>(0));
       const V t4 = t2 * t3;
       columns[0] = t4;
     }

@@ -126,7 +126,7 @@ template <class S> static void activate(int which, const S* x, S* y, int64_t n) 
   for (int64_t i = 0; i < n; i += LANES<S>) {
     const int many = filled(n, i, LANES<S>);
     const Vec<S> v = load(x + i, many);
-    store(y + i, which == 0 ? exp_of<S>(v) : which == 1 ? sigmoid_of<S>(v) : which == 2 ? tanh_of(v) : relu_of<S>(v), many);
+    store(y + i, which == 0 ? exp_of<S>(v) : which == 1 ? sigmoid_of<S>(v) : which == 2 ? tanh_of<S>(v) : relu_of<S>(v), many);
   }
 }
 static int activation(int which, int size, const void* x, void* y, int64_t n) {

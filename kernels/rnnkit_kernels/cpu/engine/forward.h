@@ -7,8 +7,9 @@ namespace RNNKIT_ISA {
 template <class S, class C> struct Forward : Layer<S, C> {
   using Base = Layer<S, C>;
   using Base::raw, Base::T, Base::B, Base::D, Base::H, Base::P, Base::N, Base::G, Base::STAGES;
-  using Base::CELL, Base::save, Base::projects, Base::zones, Base::reverse;
+  using Base::CELL, Base::keeps, Base::save, Base::projects, Base::zones, Base::reverse;
   using V = Vec<S>;
+  using T2 = Two<S>;
   static constexpr int L = LANES<S>;
 
   bool one_row;  // a single sequence: dot products with the weights as they lie
@@ -42,7 +43,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
     gates = nullptr;
     if (!fused) {
       // Where they are overwritten anyway: what is saved, or y, takes their place row by row.
-      if (save && C::gates_fit_saved) {
+      if (keeps && C::gates_fit_saved) {
         gates = (S*)raw.saved;
         gates_stride = raw.saved_stride;
       } else {
@@ -51,7 +52,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
       }
     }
     operand = STAGES > 1 ? room.take<S>(B * H) : nullptr;
-    kept_rows = STAGES > 1 && !save ? room.take<S>(B * Base::SAVED * H) : nullptr;
+    kept_rows = STAGES > 1 && !keeps ? room.take<S>(B * Base::SAVED * H) : nullptr;
     wide_hidden = projects && !save ? room.take<S>(B * H) : nullptr;
     cell = (S*)raw.c_n;
   }
@@ -62,15 +63,15 @@ template <class S, class C> struct Forward : Layer<S, C> {
     for (int s = 0; s < STAGES; s++) {
       const int64_t gate = C::gates_at[s];
       const Panels in = input_panels(s), hidden = hidden_panels(s);
-      for (int64_t p = 0; packs_input && p < in.count(); p++)
+      for (int64_t p = 0; packs_input && p < in.count; p++)
         if (job++ % threads == me)
           pack_rows<S>((const S*)raw.weight_ih + gate * H * D, in, p, weight_ih[s]);
-      for (int64_t p = 0; !one_row && p < hidden.count(); p++)
+      for (int64_t p = 0; !one_row && p < hidden.count; p++)
         if (job++ % threads == me)
           pack_rows<S>((const S*)raw.weight_hh + gate * H * P, hidden, p, weight_hh[s]);
     }
     if (weight_hr)
-      for (int64_t p = 0; p < projection_panels().count(); p++)
+      for (int64_t p = 0; p < projection_panels().count; p++)
         if (job++ % threads == me) pack_rows<S>((const S*)raw.weight_hr, projection_panels(), p, weight_hr);
   }
 
@@ -101,86 +102,93 @@ template <class S, class C> struct Forward : Layer<S, C> {
     const S* before[MOST_ROWS];  // h of the step before
   };
 
-  // A vector of units of one row: the cell, zoneout, and all that is kept.
-  template <int s> INLINE void units(const Forward& f, const Rows& rows, int r, int64_t u, const V* x, const V* h) {
-    const int n = filled(f.H, u, L);
-    const int64_t row = rows.row[r], b = rows.b[r];
-    V state[2] = {load(rows.before[r] + (f.projects ? 0 : u), f.projects ? 0 : n), V{}}, result[2], kept[C::saved_at[C::stages] + 1], vectors[C::weights + 1];
-    if (CELL) state[1] = load(f.cell + b * f.H + u, n);
+  // A vector of units of two rows: the cell, zoneout, and all that is kept. The second may be the
+  // first once more.
+  template <int s> void units(const Rows& rows, int q, int r, int64_t u, const T2* x, const T2* h) const {
+    const int n = filled(H, u, L);
+    const int64_t row_q = rows.row[q], row_r = rows.row[r], q_at = rows.b[q] * H + u, r_at = rows.b[r] * H + u;
+    T2 state[2], result[2], kept[Base::SAVED + 1], vectors[C::weights + 1];
+    if (!projects) state[0] = load(rows.before[q] + u, rows.before[r] + u, n);
+    if (CELL) state[1] = load(cell + q_at, cell + r_at, n);
     constexpr int old = C::saved_at[s], now = C::saved_at[s + 1];
-    if constexpr (old > 0)
-      for (int i = 0; i < old; i++) kept[i] = load(f.kept_at(row, b, i) + u, n);
-    for (int i = 0; i < C::weights; i++) vectors[i] = load((const S*)f.raw.cell_weights + i * f.H + u, n);
-    C::template forward<s, V>(x, h, kept, state, vectors, kept + old, result);
-    if (f.save || s + 1 < STAGES)
-      for (int i = old; i < now; i++) store(f.kept_at(row, b, i) + u, kept[i], n);
+    for (int i = 0; i < old; i++) kept[i] = load(kept_at(row_q, rows.b[q], i) + u, kept_at(row_r, rows.b[r], i) + u, n);
+    for (int i = 0; i < C::weights; i++) {
+      const V vector = load((const S*)raw.cell_weights + i * H + u, n);
+      vectors[i] = {vector, vector};
+    }
+    C::template forward<s, T2>(x, h, kept, state, vectors, kept + old, result);
+    if (keeps || s + 1 < STAGES)
+      for (int i = old; i < now; i++) store(kept_at(row_q, rows.b[q], i) + u, kept_at(row_r, rows.b[r], i) + u, kept[i], n);
     if constexpr (s + 1 < STAGES) {
-      store(f.operand + b * f.H + u, result[0], n);
+      store(operand + q_at, operand + r_at, result[0], n);
       return;
     }
-    if (f.zones) {
-      if (f.save) {
-        store(f.state_at(row, f.own_hidden()) + u, result[0], n);
-        if (CELL) store(f.state_at(row, f.own_cell()) + u, result[1], n);
-      }
+    if (zones) {
+      for (int i = 0; save && i < 1 + CELL; i++)
+        store(Base::state(row_q, CELL + i) + u, Base::state(row_r, CELL + i) + u, result[i], n);
       for (int i = 0; i < 1 + CELL; i++) {
-        const V z = load(f.zoneout_at(row, i) + u, n);
-        result[i] = z * state[i] + (S(1) - z) * result[i];
+        const T2 z = load(Base::zoneout(row_q, i) + u, Base::zoneout(row_r, i) + u, n);
+        result[i] = z * state[i] + (number<T2>(1) - z) * result[i];
       }
     }
     if (CELL) {
-      store(f.cell + b * f.H + u, result[1], n);
-      if (f.save) store(f.state_at(row, 0) + u, result[1], n);
+      store(cell + q_at, cell + r_at, result[1], n);
+      if (save) store(Base::state(row_q, 0) + u, Base::state(row_r, 0) + u, result[1], n);
     }
-    if (!f.projects)
-      store(f.y_at(row) + u, result[0], n);
+    if (projects)
+      store(wide_at(row_q, rows.b[q]) + u, wide_at(row_r, rows.b[r]) + u, result[0], n);
     else
-      store(f.wide_at(row, b) + u, result[0], n);
+      store(Base::y(row_q) + u, Base::y(row_r) + u, result[0], n);
   }
-  S* y_at(int64_t row) const { return Base::y(row); }
-  S* state_at(int64_t row, int slot) const { return Base::state(row, slot); }
-  const S* zoneout_at(int64_t row, int i) const { return Base::zoneout(row, i); }
   S* wide_at(int64_t row, int64_t b) const {
     return save ? Base::state(row, Base::unprojected()) : wide_hidden + b * H;
   }
   S* kept_at(int64_t row, int64_t b, int i) const {
-    return save ? Base::saved(row) + i * H : kept_rows + (b * C::saved_at[STAGES] + i) * H;
+    return keeps ? Base::saved(row) + i * H : kept_rows + (b * C::saved_at[STAGES] + i) * H;
+  }
+
+  T2 bias(const void* values, int gate, int64_t u) const {
+    const V found = values ? load((const S*)values + gate * H + u, filled(H, u, L)) : V{};
+    return {found, found};
+  }
+  T2 input(int64_t row_q, int64_t row_r, int gate, int64_t u) const {
+    const S* from = gates + gate * H + u;
+    return load(from + row_q * gates_stride, from + row_r * gates_stride, filled(H, u, L));
   }
 
   template <int s> void tile_of_step(const Rows& rows, int64_t panel, const Panels& shape, Ahead ahead) const {
     constexpr int gates_here = C::gates_at[s + 1] - C::gates_at[s], gate0 = C::gates_at[s];
     const int vectors = shape.wide(panel) * gates_here;
-    const int64_t unit = panel * shape.beside * L, stride = (int64_t)vectors * L;
+    const int64_t unit = shape.unit(panel), stride = (int64_t)vectors * L;
     alignas(64) S sums[MOST_ROWS * 8 * L], inputs[MOST_ROWS * 8 * L];
-    const S *bias_hh = (const S*)raw.bias_hh, *bias_ih = (const S*)raw.bias_ih;
     const S* a[MOST_ROWS];
-    for (int v = 0; v < vectors; v++) {
-      const int64_t u = unit + v / gates_here * L, at = (gate0 + v % gates_here) * H + u;
-      const int n = filled(H, u, L);
-      const V start = bias_hh ? load(bias_hh + at, n) : V{};
-      for (int r = 0; r < rows.count; r++) store(sums + r * stride + v * L, start);
-      const V first = fused && bias_ih ? load(bias_ih + at, n) : V{};
-      for (int r = 0; r < rows.count; r++)
-        store(inputs + r * stride + v * L, fused ? first : load(gates + rows.row[r] * gates_stride + at, n));
-    }
+    // Where the cell adds both products anyway one sum holds them; the GRU needs them apart.
+    const bool one_sum = fused && !C::apart[s];
     if (fused) {
       for (int r = 0; r < rows.count; r++) a[r] = Base::x(rows.row[r]);
-      // Where the cell adds both products anyway one sum holds them; the GRU needs them apart.
-      const bool apart = C::apart[s];
-      const Panels in = input_panels(s);
-      multiply<S>(rows.count, a, weight_ih[s] + in.offset(panel), D, vectors, apart ? inputs : sums, stride, {ahead.at, 0});
+      multiply<S>(rows.count, a, weight_ih[s] + input_panels(s).offset(panel), D, vectors, one_sum ? sums : inputs, stride, {ahead.at, 0}, true);
     }
     for (int r = 0; r < rows.count; r++) a[r] = s == 0 ? rows.before[r] : operand + rows.b[r] * H;
-    multiply<S>(rows.count, a, weight_hh[s] + shape.offset(panel), shape.K, vectors, sums, stride, ahead);
-    for (int r = 0; r < rows.count; r++)
-      for (int w = 0; w < shape.wide(panel); w++) {
-        V x[gates_here], h[gates_here];
-        for (int g = 0; g < gates_here; g++) {
-          x[g] = load(inputs + r * stride + (w * gates_here + g) * L);
-          h[g] = load(sums + r * stride + (w * gates_here + g) * L);
-        }
-        units<s>(*this, rows, r, unit + w * L, x, h);
+    multiply<S>(rows.count, a, weight_hh[s] + shape.offset(panel), shape.K, vectors, sums, stride, ahead, !one_sum);
+    for (int w = 0; w < shape.wide(panel); w++) {
+      const int64_t u = unit + w * L;
+      T2 bias_ih[gates_here], bias_hh[gates_here];
+      for (int g = 0; g < gates_here; g++) {
+        bias_hh[g] = bias(raw.bias_hh, gate0 + g, u);
+        if (fused) bias_ih[g] = bias(raw.bias_ih, gate0 + g, u);
       }
+      for (int q = 0; q < rows.count; q += 2) {
+        const int r = q + 1 < rows.count ? q + 1 : q;
+        T2 x[gates_here], h[gates_here];
+        for (int g = 0; g < gates_here; g++) {
+          const int64_t q_at = q * stride + (w * gates_here + g) * L, r_at = r * stride + (w * gates_here + g) * L;
+          h[g] = load(sums + q_at, sums + r_at, L) + bias_hh[g];
+          x[g] = fused ? bias_ih[g] : input(rows.row[q], rows.row[r], gate0 + g, u);
+          if (fused && !one_sum) x[g] += load(inputs + q_at, inputs + r_at, L);
+        }
+        units<s>(rows, q, r, u, x, h);
+      }
+    }
   }
 
   // One vector of units of a single sequence.
@@ -188,17 +196,16 @@ template <class S, class C> struct Forward : Layer<S, C> {
     constexpr int gates_here = C::gates_at[s + 1] - C::gates_at[s], gate0 = C::gates_at[s];
     const int64_t u = vector * L, K = s == 0 ? P : H;
     const int n = filled(H, u, L);
-    V x[gates_here], h[gates_here];
+    T2 x[gates_here], h[gates_here];
     const S* from = s == 0 ? rows.before[0] : operand;
     for (int g = 0; g < gates_here; g++) {
       const int64_t at = (gate0 + g) * H + u;
-      x[g] = load(gates + rows.row[0] * gates_stride + at, n);
       alignas(64) S found[L] = {};
       for (int i = 0; i < n; i++) found[i] = dot<S>((const S*)raw.weight_hh + (at + i) * K, from, K);
-      h[g] = load(found);
-      if (raw.bias_hh) h[g] += load((const S*)raw.bias_hh + at, n);
+      h[g] = load(found, found, L) + bias(raw.bias_hh, gate0 + g, u);
+      x[g] = input(rows.row[0], rows.row[0], gate0 + g, u);
     }
-    units<s>(*this, rows, 0, u, x, h);
+    units<s>(rows, 0, 0, u, x, h);
   }
 
   template <int s> void stage(int64_t t, const Place& place) const {
@@ -213,23 +220,24 @@ template <class S, class C> struct Forward : Layer<S, C> {
   // Panel by panel, so that one stays in the cache for all rows; the next is fetched meanwhile.
   template <class Each>
   void over_rows(int64_t t, const Place& place, const Panels& shape, const S* packed, Each each) const {
-    const int64_t panels = one_row ? shape.vectors() : shape.count();
+    const int64_t panels = one_row ? shape.vectors : shape.count;
     const int64_t first = place.first_panel(panels), last = place.last_panel(panels);
-    const int64_t mine = place.rows(Base::count(t)), most = shape.rows(), start = Base::offset(t);
-    const int64_t blocks = (mine + most - 1) / most;
-    const int64_t bytes = one_row ? 0 : shape.offset(1) * sizeof(S);
+    const int64_t mine = place.rows(Base::count(t)), start = Base::offset(t);
+    const auto before = Base::step_before(t);
+    const int64_t bytes = one_row ? 0 : shape.longest() * sizeof(S);
     const bool near = bytes * (last - first) < 1500000;  // the weights stay in the second cache
     for (int64_t panel = first; panel < last; panel++) {
       const int64_t next = panel + 1 < last ? panel + 1 : first;
+      const int64_t most = one_row ? 1 : shape.rows(panel), blocks = (mine + most - 1) / most;
       for (int64_t block = 0; block < blocks; block++) {
-        const int64_t from = share(mine, (int)block, (int)blocks), to = share(mine, (int)block + 1, (int)blocks);
+        const int64_t from = share(mine, block, blocks), to = share(mine, block + 1, blocks);
         Rows rows;
         rows.count = (int)(to - from);
         for (int r = 0; r < rows.count; r++) {
           const int64_t b = place.first_row() + (from + r) * place.row_step();
           rows.b[r] = b;
           rows.row[r] = start + b;
-          rows.before[r] = Base::hidden_before(t, b);
+          rows.before[r] = before.hidden(b);
         }
         Ahead ahead{(const char*)(packed + (one_row ? 0 : shape.offset(next))), 0};
         if (!near) {
@@ -250,11 +258,11 @@ template <class S, class C> struct Forward : Layer<S, C> {
         return;
       }
       const int vectors = shape.wide(panel);
-      const int64_t stride = (int64_t)vectors * L, unit = panel * shape.beside * L;
-      alignas(64) S sums[MOST_ROWS * 8 * L] = {};
+      const int64_t stride = (int64_t)vectors * L, unit = shape.unit(panel);
+      alignas(64) S sums[MOST_ROWS * 8 * L];
       const S* a[MOST_ROWS];
       for (int r = 0; r < rows.count; r++) a[r] = wide_at(rows.row[r], rows.b[r]);
-      multiply<S>(rows.count, a, weight_hr + shape.offset(panel), H, vectors, sums, stride, ahead);
+      multiply<S>(rows.count, a, weight_hr + shape.offset(panel), H, vectors, sums, stride, ahead, true);
       for (int r = 0; r < rows.count; r++)
         for (int v = 0; v < vectors; v++)
           store(Base::y(rows.row[r]) + unit + v * L, load(sums + r * stride + v * L), filled(P, unit + v * L, L));

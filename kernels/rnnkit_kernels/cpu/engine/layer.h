@@ -3,6 +3,7 @@
 #include "activations.h"
 #include "interface.h"
 #include "product.h"
+#include "two.h"
 
 namespace RNNKIT_ISA {
 
@@ -60,11 +61,11 @@ struct Room {
 template <class S, class C> struct Layer {
   RnnkitLayer raw;
   int64_t T, B, D, H, P, N;
-  bool reverse, save, projects, zones;
+  bool reverse, keeps, save, projects, zones;  // keeps what the cell saves; saves its states
 
   explicit Layer(const RnnkitLayer& given)
       : raw(given), T(given.steps), B(given.batch), D(given.features), H(given.hidden),
-        P(given.outputs), N(given.rows), reverse(given.reverse), save(given.save),
+        P(given.outputs), N(given.rows), reverse(given.reverse), keeps(given.saved), save(given.save),
         projects(given.weight_hr), zones(given.zoneout) {}
 
   static constexpr int G = C::gates_at[C::stages], STAGES = C::stages;
@@ -83,26 +84,31 @@ template <class S, class C> struct Layer {
   S* saved(int64_t row) const { return (S*)raw.saved + row * raw.saved_stride; }
   // States: c', with zoneout the cell's own h and c, and h before its projection.
   S* state(int64_t row, int slot) const { return (S*)raw.states + row * raw.states_stride + slot * H; }
-  int own_hidden() const { return CELL; }
-  int own_cell() const { return CELL + 1; }
   int unprojected() const { return CELL + (zones ? 1 + CELL : 0); }
+  // What the cell gave, before zoneout and projection.
+  const S* hidden_after(int64_t row) const {
+    return zones ? state(row, CELL) : projects ? state(row, unprojected()) : y(row);
+  }
+  const S* cell_after(int64_t row) const { return state(row, zones ? CELL + 1 : 0); }
   const S* zoneout(int64_t row, int state) const {
     return (const S*)raw.zoneout + row * raw.zoneout_stride + state * H;
   }
 
-  // The row that was processed before row b of step t, or -1 where b starts there.
-  int64_t before(int64_t t, int64_t b) const {
+  // The step that was processed before one: sequence b is at row `offset + b`, or starts here.
+  struct Before {
+    const Layer& layer;
+    int64_t offset, count;
+    const S* hidden(int64_t b) const {
+      return b < count ? layer.y(offset + b) : (const S*)layer.raw.h0 + b * layer.P;
+    }
+    const S* cell(int64_t b) const {
+      return b < count ? layer.state(offset + b, 0) : (const S*)layer.raw.c0 + b * layer.H;
+    }
+  };
+  Before step_before(int64_t t) const {
     const int64_t earlier = reverse ? t + 1 : t - 1;
-    if (earlier < 0 || earlier >= T || b >= count(earlier)) return -1;
-    return offset(earlier) + b;
-  }
-  const S* hidden_before(int64_t t, int64_t b) const {
-    const int64_t row = before(t, b);
-    return row < 0 ? (const S*)raw.h0 + b * P : y(row);
-  }
-  const S* cell_before(int64_t t, int64_t b) const {
-    const int64_t row = before(t, b);
-    return row < 0 ? (const S*)raw.c0 + b * H : state(row, 0);
+    if (earlier < 0 || earlier >= T) return {*this, 0, 0};
+    return {*this, offset(earlier), count(earlier)};
   }
   // Steps of sequence b.
   int64_t length(int64_t b) const {

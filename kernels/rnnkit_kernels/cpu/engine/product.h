@@ -8,20 +8,24 @@
 
 namespace RNNKIT_ISA {
 
-constexpr int WIDEST = REGISTERS == 32 ? 4 : 2;  // vectors side by side in a panel
+// Vectors side by side in a panel: many, for a number of A is fetched once for all of them.
+constexpr int WIDEST = REGISTERS == 32 ? 4 : 2;
 // Rows at a time. Accumulators, a panel's vectors and one number must fit the registers.
 constexpr int MOST_ROWS = REGISTERS == 32 ? 8 : 6;
-constexpr int rows_at_once(int vectors) { return REGISTERS == 32 && vectors < 4 ? 8 : 6; }
+constexpr int rows_at_once(int vectors) {
+  if (REGISTERS == 16) return 6;
+  return vectors == 4 ? 6 : 8;
+}
 // Sums longer than this are made of parts, for their rounding errors then grow more slowly.
 constexpr int LONGEST_SUM = 512;
 
 // Where the next panel is fetched from while this one is used: `step` bytes for each k.
 struct Ahead { const char* at; int64_t step; };
 
-// out[r][v] += sum over k of a[r][k] · w[k][v]. With APART > 1 the numbers of A lie packed: those of
+// out[r][v] += sum over k of a[r][k] · w[k][v], or = where out is `fresh`. With APART > 1 the numbers of A lie packed: those of
 // all rows for one k, then those for the next.
 template <class S, int MR, int NV, int APART>
-static void tile(const S* const* a, const S* w, int64_t K, S* out, int64_t out_stride, Ahead ahead) {
+static void tile(const S* const* a, const S* w, int64_t K, S* out, int64_t out_stride, Ahead ahead, bool fresh) {
   using V = Vec<S>;
   constexpr int L = LANES<S>;
   const S* row[MR];
@@ -50,41 +54,49 @@ static void tile(const S* const* a, const S* w, int64_t K, S* out, int64_t out_s
 #pragma GCC unroll 8
     for (int v = 0; v < NV; v++) {
       S* to = out + r * out_stride + v * L;
-      store(to, load(to) + sums[r][v]);
+      store(to, fresh ? sums[r][v] : load(to) + sums[r][v]);
     }
 }
 
 template <class S, int NV, int APART, int MR>
-INLINE void tile_of(int rows, const S* const* a, const S* w, int64_t K, S* out, int64_t stride, Ahead ahead) {
+INLINE void tile_of(int rows, const S* const* a, const S* w, int64_t K, S* out, int64_t stride, Ahead ahead, bool fresh) {
   if constexpr (MR > 0) {
     if (rows == MR)
-      tile<S, MR, NV, APART>(a, w, K, out, stride, ahead);
+      tile<S, MR, NV, APART>(a, w, K, out, stride, ahead, fresh);
     else
-      tile_of<S, NV, APART, MR - 1>(rows, a, w, K, out, stride, ahead);
+      tile_of<S, NV, APART, MR - 1>(rows, a, w, K, out, stride, ahead, fresh);
   }
 }
 
 template <class S, int NV>
-INLINE void narrow(int rows, const S* const* a, const S* w, int64_t K, S* out, int64_t stride, Ahead ahead) {
-  tile_of<S, NV, 1, rows_at_once(NV)>(rows, a, w, K, out, stride, ahead);
+INLINE void narrow(int rows, const S* const* a, const S* w, int64_t K, S* out, int64_t stride, Ahead ahead, bool fresh) {
+  tile_of<S, NV, 1, rows_at_once(NV)>(rows, a, w, K, out, stride, ahead, fresh);
 }
 
-// out[r][v] += a[r] · (the `vectors` packed vectors at w), for up to `rows_at_once` rows.
 template <class S>
-static void multiply(int rows, const S* const* a, const S* w, int64_t K, int vectors, S* out, int64_t stride, Ahead ahead) {
+INLINE void tiles(int wide, int rows, const S* const* a, const S* w, int64_t K, S* out, int64_t stride, Ahead ahead, bool fresh) {
+  switch (wide) {
+    case 1: return narrow<S, 1>(rows, a, w, K, out, stride, ahead, fresh);
+    case 2: return narrow<S, 2>(rows, a, w, K, out, stride, ahead, fresh);
+  }
+  if constexpr (WIDEST > 2) switch (wide) {
+    case 3: return narrow<S, 3>(rows, a, w, K, out, stride, ahead, fresh);
+    case 4: return narrow<S, 4>(rows, a, w, K, out, stride, ahead, fresh);
+  }
+}
+
+// out[r][v] (+)= a[r] · (the `vectors` packed vectors at w), for up to `rows_at_once` rows.
+template <class S>
+static void multiply(int rows, const S* const* a, const S* w, int64_t K, int vectors, S* out, int64_t stride, Ahead ahead, bool fresh) {
   constexpr int L = LANES<S>;
+  if (vectors <= WIDEST && K <= LONGEST_SUM) return tiles<S>(vectors, rows, a, w, K, out, stride, ahead, fresh);
   for (int first = 0; first < vectors; first += WIDEST) {
     const int wide = vectors - first < WIDEST ? vectors - first : WIDEST;
     const S* part[MOST_ROWS];
     for (int r = 0; r < rows; r++) part[r] = a[r];
     for (int64_t from = 0; from < K; from += LONGEST_SUM) {
       const int64_t many = K - from < LONGEST_SUM ? K - from : LONGEST_SUM;
-      switch (wide) {
-        case 1: narrow<S, 1>(rows, part, w, many, out + first * L, stride, ahead); break;
-        case 2: narrow<S, 2>(rows, part, w, many, out + first * L, stride, ahead); break;
-        case 3: if constexpr (WIDEST > 2) narrow<S, 3>(rows, part, w, many, out + first * L, stride, ahead); break;
-        case 4: if constexpr (WIDEST > 2) narrow<S, 4>(rows, part, w, many, out + first * L, stride, ahead); break;
-      }
+      tiles<S>(wide, rows, part, w, many, out + first * L, stride, ahead, fresh && from == 0);
       for (int r = 0; r < rows; r++) part[r] += many;
       ahead.at += many * ahead.step;
       w += many * wide * L;
@@ -92,22 +104,31 @@ static void multiply(int rows, const S* const* a, const S* w, int64_t K, int vec
   }
 }
 
-// How many units a panel holds. `gates` vectors belong to every vector of units.
+// Which of `count` things, or the first of them, part `me` of `parts` has.
+INLINE int64_t share(int64_t count, int64_t me, int64_t parts) { return count * me / parts; }
+
+// How units lie in panels, which are alike within one vector. `gates` vectors belong to every vector
+// of units.
 struct Panels {
   int64_t units, K;  // units in all, and how long a sum is
   int gates, lanes;
-  int beside;  // vectors of units in a panel
+  int beside;  // the most vectors of units in a panel
+  int64_t vectors, count;
 
-  int64_t vectors() const { return (units + lanes - 1) / lanes; }
-  int64_t count() const { return (vectors() + beside - 1) / beside; }
-  int64_t size() const { return vectors() * lanes * gates * K; }
-  int64_t offset(int64_t panel) const { return panel * beside * lanes * gates * K; }
-  // Vectors of units in this panel.
-  int wide(int64_t panel) const {
-    const int64_t left = vectors() - panel * beside;
-    return left < beside ? (int)left : beside;
+  Panels(int64_t units, int64_t K, int gates, int lanes, int beside)
+      : units(units), K(K), gates(gates), lanes(lanes), beside(beside),
+        vectors((units + lanes - 1) / lanes), count((vectors + beside - 1) / beside) {}
+  int64_t size() const { return vectors * lanes * gates * K; }
+  int64_t first(int64_t panel) const { return share(vectors, panel, count); }  // vector of units
+  int64_t unit(int64_t panel) const { return first(panel) * lanes; }
+  int64_t offset(int64_t panel) const { return unit(panel) * gates * K; }
+  int wide(int64_t panel) const { return (int)(first(panel + 1) - first(panel)); }
+  int64_t longest() const { return beside * lanes * gates * K; }
+  // Rows of a tile of this panel.
+  int rows(int64_t panel) const {
+    const int vectors = wide(panel) * gates;
+    return rows_at_once(vectors < WIDEST ? vectors : WIDEST);
   }
-  int rows() const { return rows_at_once(beside * gates < WIDEST ? beside * gates : WIDEST); }
 };
 
 // Panels of `gates` gates: as many vectors side by side as a tile takes.
@@ -156,7 +177,7 @@ INLINE void transpose16(const float* from, int64_t apart, float* to, int64_t to_
 template <class S>
 static void pack_rows(const S* W, const Panels& shape, int64_t panel, S* packed) {
   constexpr int L = LANES<S>;
-  const int64_t K = shape.K, first_unit = panel * shape.beside * L;
+  const int64_t K = shape.K, first_unit = shape.unit(panel);
   const int vectors = shape.wide(panel) * shape.gates;
   for (int first = 0; first < vectors; first += WIDEST) {
     const int wide = vectors - first < WIDEST ? vectors - first : WIDEST;
@@ -184,7 +205,7 @@ static void pack_rows(const S* W, const Panels& shape, int64_t panel, S* packed)
 template <class S, class From>
 static void pack_columns(From from, const Panels& shape, int64_t panel, S* packed) {
   constexpr int L = LANES<S>;
-  const int64_t first_unit = panel * shape.beside * L;
+  const int64_t first_unit = shape.unit(panel);
   const int vectors = shape.wide(panel);
   for (int first = 0; first < vectors; first += WIDEST) {
     const int wide = vectors - first < WIDEST ? vectors - first : WIDEST;
@@ -200,9 +221,6 @@ static void pack_columns(From from, const Panels& shape, int64_t panel, S* packe
   }
 }
 
-// Which of `count` things thread `me` of `threads` takes.
-INLINE int64_t share(int64_t count, int me, int threads) { return count * me / threads; }
-
 constexpr int64_t SECOND_CACHE = 400000;  // bytes of rows that may stay there beside a panel
 
 // Rows [first, last) of C (·, gates · units) (+)= A W^T [+ bias], W packed. `from` gives the rows of A,
@@ -210,119 +228,104 @@ constexpr int64_t SECOND_CACHE = 400000;  // bytes of rows that may stay there b
 template <class S, class From, class To>
 static void long_product(From from, const S* packed, const Panels& shape, const S* bias, To to, int64_t first, int64_t last, bool add) {
   constexpr int L = LANES<S>;
-  const int most = shape.rows();
-  int64_t together = SECOND_CACHE / (shape.K * (int64_t)sizeof(S) + 1) / most * most;
-  if (together < 4 * most) together = 4 * most;
+  int64_t together = SECOND_CACHE / (shape.K * (int64_t)sizeof(S) + 1);
+  if (together < 24) together = 24;
   S out[MOST_ROWS * 8 * L];
-  const int64_t panels = shape.count();
+  const int64_t panels = shape.count;
   for (int64_t begin = first; begin < last; begin += together) {
     const int64_t end = begin + together < last ? begin + together : last;
-    const int64_t blocks = (end - begin + most - 1) / most;
     for (int64_t panel = 0; panel < panels; panel++) {
+      const int64_t blocks = (end - begin + shape.rows(panel) - 1) / shape.rows(panel);
       const int wide = shape.wide(panel), vectors = wide * shape.gates;
-      const int64_t stride = (int64_t)vectors * L, unit = panel * shape.beside * L;
+      const int64_t stride = (int64_t)vectors * L, unit = shape.unit(panel);
       const int64_t next = panel + 1 < panels ? panel + 1 : 0;
-      const int64_t bytes = (shape.offset(1)) * sizeof(S);
+      const int64_t bytes = shape.longest() * sizeof(S);
       for (int64_t block = 0; block < blocks; block++) {
-        const int64_t row = begin + share(end - begin, (int)block, (int)blocks);
-        const int rows = (int)(begin + share(end - begin, (int)block + 1, (int)blocks) - row);
+        const int64_t row = begin + share(end - begin, block, blocks);
+        const int rows = (int)(begin + share(end - begin, block + 1, blocks) - row);
         const S* a[MOST_ROWS];
-        for (int r = 0; r < rows; r++) {
-          a[r] = from(row + r);
-          for (int v = 0; v < vectors; v++) {
-            const int64_t u = unit + v / shape.gates * L, left = shape.units - u;
-            const int n = left < L ? (int)left : L;
-            const int64_t column = v % shape.gates * shape.units + u;
-            Vec<S> start{};
-            if (add) start = load(to(row + r) + column, n);
-            if (bias) start += load(bias + column, n);
-            store(out + r * stride + v * L, start);
-          }
-        }
+        for (int r = 0; r < rows; r++) a[r] = from(row + r);
         const Ahead ahead{(const char*)(packed + shape.offset(next)) + bytes / blocks / 64 * 64 * block,
                           (bytes / blocks / shape.K + 63) / 64 * 64};
-        multiply(rows, a, packed + shape.offset(panel), shape.K, vectors, out, stride, ahead);
+        multiply(rows, a, packed + shape.offset(panel), shape.K, vectors, out, stride, ahead, true);
         for (int r = 0; r < rows; r++)
           for (int v = 0; v < vectors; v++) {
             const int64_t u = unit + v / shape.gates * L, left = shape.units - u;
-            store(to(row + r) + v % shape.gates * shape.units + u, load(out + r * stride + v * L), left < L ? (int)left : L);
+            const int64_t column = v % shape.gates * shape.units + u;
+            const int n = left < L ? (int)left : L;
+            Vec<S> value = load(out + r * stride + v * L);
+            if (bias) value += load(bias + column, n);
+            if (add) value += load(to(row + r) + column, n);
+            store(to(row + r) + column, value, n);
           }
       }
     }
   }
 }
 
-// C (columns [first, last) of A, N) (+)= A^T B over `rows` rows; also their sums, where asked.
-// `left` and `right` give the rows of A, from column 0 on, and of B.
-constexpr int DEPTH = 128;  // rows at a time: so many of B's panel stay in the first cache
-constexpr int TALL = 6;     // columns of A in a tile
-template <class S> static int64_t transposed_room(int64_t columns, int64_t N) {
-  return DEPTH * (columns + TALL + WIDEST * LANES<S>) + columns + 64;
+// C (columns, N) = A^T B over `rows` rows; and the sums of A's columns, where asked. `left` and
+// `right` give the rows of A and of B.
+constexpr int DEPTH = 160;                        // rows at a time: B's part stays in the first cache
+constexpr int BROAD = REGISTERS == 32 ? 4 : 2;  // vectors of B in a tile
+constexpr int TALL = rows_at_once(BROAD);       // columns of A in a tile
+template <class S> static int64_t transposed_room(int64_t columns) {
+  return DEPTH * (columns + TALL + BROAD * LANES<S>) + columns;
 }
 template <class S, class Left, class Right>
-static void transposed_product(Left left, int64_t columns, Right right, int64_t N, int64_t rows, S* C, int64_t stride, S* sums, S* room) {
-  constexpr int L = LANES<S>, WIDE = WIDEST * L;
-  S* tall = room;                                  // A in tiles: [tile][k][TALL]
-  S* wide = tall + DEPTH * (columns + TALL);       // B: [k][vector]
-  S* partial = wide + DEPTH * WIDE;
+static void transposed_product(Left left, int64_t columns, Right right, int64_t N, int64_t rows, S* C, S* sums, S* room) {
+  constexpr int L = LANES<S>;
+  S* tall = room;                             // A in tiles: [tile][k][TALL]
+  S* broad = tall + DEPTH * (columns + TALL);  // B: [k][vector]
+  S* partial = broad + DEPTH * BROAD * L;
   const int64_t tiles = (columns + TALL - 1) / TALL;
-  for (int64_t from = 0; from == 0 || from < rows; from += DEPTH) {
+  const Panels shape(N, 1, 1, L, BROAD);
+  for (int64_t from = 0; from < rows; from += DEPTH) {
     const int64_t many = rows - from < DEPTH ? rows - from : DEPTH;
-    if (sums) {
-      memset(partial, 0, columns * sizeof(S));
-      for (int64_t k = 0; k < many; k++) {
-        const S* row = left(from + k);
-        int64_t m = 0;
-        for (; m + L <= columns; m += L) store(partial + m, load(partial + m) + load(row + m));
-        for (; m < columns; m++) partial[m] += row[m];
-      }
-      for (int64_t m = 0; m < columns; m++) sums[m] = from ? sums[m] + partial[m] : partial[m];
-    }
+    if (sums) memset(partial, 0, columns * sizeof(S));
     for (int64_t k = 0; k < many; k++) {
       const S* row = left(from + k);
-      for (int64_t t = 0; t < tiles; t++) {
-        S* to = tall + (t * DEPTH + k) * TALL;
-        const int64_t m = t * TALL;
-        if (m + TALL <= columns)
-          memcpy(to, row + m, TALL * sizeof(S));
-        else
-          for (int i = 0; i < TALL; i++) to[i] = m + i < columns ? row[m + i] : S(0);
+      for (int64_t m = 0; sums && m < columns; m += L) {
+        const int n = columns - m < L ? (int)(columns - m) : L;
+        store(partial + m, load(partial + m, n) + load(row + m, n), n);
       }
+      int64_t t = 0;
+      for (; (t + 1) * TALL <= columns; t++) memcpy(tall + (t * DEPTH + k) * TALL, row + t * TALL, TALL * sizeof(S));
+      for (int64_t m = t * TALL; m < tiles * TALL; m++)
+        tall[(t * DEPTH + k) * TALL + m - t * TALL] = m < columns ? row[m] : S(0);
     }
-    for (int64_t n = 0; n < N; n += WIDE) {
-      const int64_t columns_left = N - n;
-      const int vectors = columns_left < WIDE ? (int)((columns_left + L - 1) / L) : WIDEST;
+    for (int64_t m = 0; sums && m < columns; m++) sums[m] = from ? sums[m] + partial[m] : partial[m];
+    for (int64_t panel = 0; panel < shape.count; panel++) {
+      const int64_t n = shape.unit(panel);
+      const int wide = shape.wide(panel), end = N - n - (wide - 1) * L < L ? (int)(N - n - (wide - 1) * L) : L;
       for (int64_t k = 0; k < many; k++) {
         const S* row = right(from + k) + n;
-        for (int v = 0; v < vectors; v++) {
-          const int64_t rest = columns_left - v * L;
-          store(wide + (k * vectors + v) * L, load(row + v * L, rest < L ? (int)rest : L));
-        }
+        for (int v = 0; v < wide; v++) store(broad + (k * wide + v) * L, load(row + v * L, v + 1 < wide ? L : end));
       }
       for (int64_t t = 0; t < tiles; t++) {
-        S out[TALL * WIDE];
         const int64_t m = t * TALL;
-        const int tall_rows = columns - m < TALL ? (int)(columns - m) : TALL;
-        for (int r = 0; r < TALL; r++)
-          for (int v = 0; v < vectors; v++) {
-            const int64_t rest = columns_left - v * L;
-            Vec<S> start{};
-            if (from && r < tall_rows) start = load(C + (m + r) * stride + n + v * L, rest < L ? (int)rest : L);
-            store(out + (r * vectors + v) * L, start);
-          }
-        const S* a[TALL];
-        for (int r = 0; r < TALL; r++) a[r] = tall + t * DEPTH * TALL + r;
-        const Ahead none{(const char*)a[0], 0};
-        switch (vectors) {
-          case 1: tile<S, TALL, 1, TALL>(a, wide, many, out, L, none); break;
-          case 2: tile<S, TALL, 2, TALL>(a, wide, many, out, 2 * L, none); break;
-          case 3: if constexpr (WIDEST > 2) tile<S, TALL, 3, TALL>(a, wide, many, out, 3 * L, none); break;
-          case 4: if constexpr (WIDEST > 2) tile<S, TALL, 4, TALL>(a, wide, many, out, 4 * L, none); break;
+        const S* a = tall + t * DEPTH * TALL;
+        const bool whole = end == L && m + TALL <= columns;  // the tile may write to C itself
+        alignas(64) S out[TALL * BROAD * L];
+        S* to = whole ? C + m * N + n : out;
+        const int64_t stride = whole ? N : wide * L;
+        const bool fresh = !whole || from == 0;
+        const Ahead none{(const char*)a, 0};
+        switch (wide) {
+          case 1: tile<S, TALL, 1, TALL>(&a, broad, many, to, stride, none, fresh); break;
+          case 2: tile<S, TALL, 2, TALL>(&a, broad, many, to, stride, none, fresh); break;
         }
-        for (int r = 0; r < tall_rows; r++)
-          for (int v = 0; v < vectors; v++) {
-            const int64_t rest = columns_left - v * L;
-            store(C + (m + r) * stride + n + v * L, load(out + (r * vectors + v) * L), rest < L ? (int)rest : L);
+        if constexpr (BROAD > 2) switch (wide) {
+          case 3: tile<S, TALL, 3, TALL>(&a, broad, many, to, stride, none, fresh); break;
+          case 4: tile<S, TALL, 4, TALL>(&a, broad, many, to, stride, none, fresh); break;
+        }
+        if (whole) continue;
+        for (int r = 0; r < TALL && m + r < columns; r++)
+          for (int v = 0; v < wide; v++) {
+            S* at = C + (m + r) * N + n + v * L;
+            const int some = v + 1 < wide ? L : end;
+            Vec<S> value = load(out + r * stride + v * L);
+            if (from) value += load(at, some);
+            store(at, value, some);
           }
       }
     }

@@ -11,6 +11,7 @@
 #endif
 
 #define INLINE static inline __attribute__((always_inline))
+#define INLINE_MEMBER inline __attribute__((always_inline))
 
 namespace RNNKIT_ISA {
 
@@ -78,7 +79,7 @@ template <class S> INLINE S sum(Vec<S> v) {
   return s;
 }
 #if defined(__AVX512F__)
-template <> inline __attribute__((always_inline)) float sum<float>(Vec<float> v) {
+template <> INLINE_MEMBER float sum<float>(Vec<float> v) {
   return _mm512_reduce_add_ps((__m512)v);
 }
 #endif
