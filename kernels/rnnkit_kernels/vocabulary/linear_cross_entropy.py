@@ -212,7 +212,7 @@ def _by_rows(
     """Losses (N,) and, for their gradients g (N,), those of hidden, weight and bias.
 
     The logits of some rows lie in one buffer, their shares of each row and then the gradients in
-    another.
+    another, which on a CPU is the same where the dtypes are.
     """
     (count, width), words = hidden.shape, len(weight)
     exact = state_dtype(hidden.dtype)
@@ -221,7 +221,8 @@ def _by_rows(
     chunks = max(1, -(-count // most))
     rows = max(1, -(-count // chunks))  # all chunks alike
     products = hidden.new_empty(rows, words)
-    scores = hidden.new_empty(rows, words, dtype=exact)
+    in_place = hidden.device.type == "cpu" and exact == hidden.dtype
+    scores = products if in_place else hidden.new_empty(rows, words, dtype=exact)
     losses = hidden.new_empty(count, dtype=exact)
     d_hidden = None if gradient is None else torch.empty_like(hidden)
     d_weight = d_bias = None
@@ -236,9 +237,9 @@ def _by_rows(
             torch.log_softmax(product, 1, dtype=exact, out=score)
             losses[start : start + rows] = -score.gather(1, words_of_x).squeeze(1)
             continue
+        below = product.amax(1).to(exact) - product.gather(1, words_of_x).squeeze(1)
         torch.softmax(product, 1, dtype=exact, out=score)  # one exponential for loss and gradient
         # The largest share is one over Σ exp(z − the largest z).
-        below = product.amax(1).to(exact) - product.gather(1, words_of_x).squeeze(1)
         losses[start : start + rows] = below - score.amax(1).log()
         g = gradient[start : start + rows].unsqueeze(1)
         score.mul_(g).scatter_add_(1, words_of_x, -g)
