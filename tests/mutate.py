@@ -96,8 +96,10 @@ CRF_FORBIDDEN_TORCH = ("crf::what_is_forbidden_gets_zeros_and_no_nan[torch]",)
 CRF_SCALED = ("crf::the_scaled_loop_runs_only_where_no_term_can_vanish",)
 CRF_TORCH = ("crf::the_sum_is_that_over_all_paths[1.0-torch]",)
 
-BY_ROWS = ("linear_cross_entropy::by_rows_equals_pytorchs_own[dtype1-none-True]",)
+BY_ROWS = ("linear_cross_entropy::by_rows_in_either_library[none-True-False]",)
+BY_ONEDNN = ("linear_cross_entropy::by_rows_in_either_library[none-True-True]",)
 BY_ROWS_SUMMED = ("linear_cross_entropy::by_rows_equals_pytorchs_own[dtype1-sum-True]",)
+STRIDES = ("linear_cross_entropy::matrices_that_do_not_lie_in_one_piece[True]",)
 HALF_ROWS = ("linear_cross_entropy::small_gradients_of_float16_survive_a_scaled_loss",)
 IGNORED_ROWS = ("linear_cross_entropy::what_ignored_rows_hold_changes_nothing[sum-torch]",)
 OF_TILES = ("linear_cross_entropy::the_kernels_equal_pytorchs_own[dtype0-none-True]",)
@@ -376,9 +378,13 @@ MUTATIONS = [Mutation(*entry) for entry in (
     ("words: the loss has the wrong sign of its logarithm", WORDS, BY_ROWS_SUMMED,
      "below - score.amax(1).log()", "below + score.amax(1).log()"),
     ("words: only the last rows count in dW", WORDS, BY_ROWS,
-     "        if d_weight is None:\n", "        if True:\n"),
+     "d_weight.addmm_(score.t(), x)", "d_weight.addmm_(score.t(), x, beta=0)"),
+    ("words: only the last rows count in oneDNN's dW", WORDS, BY_ONEDNN,
+     "d_weight += by_onednn(x.t(), score.t())", "d_weight.copy_(by_onednn(x.t(), score.t()))"),
+    ("words: oneDNN takes no notice of a bias's strides", "cpu/products.py", STRIDES,
+     "bias = None if bias is None else bias.contiguous()", "bias = bias"),
     ("words: only the last rows count in db", WORDS, BY_ROWS,
-     "score.sum(0) if d_bias is None else", "score.sum(0) if True else"),
+     "d_bias += score.sum(0)", "d_bias.copy_(score.sum(0))"),
     ("words: a target's gradient is not weighted", WORDS, BY_ROWS,
      "scatter_add_(1, words_of_x, -g)", "scatter_add_(1, words_of_x, -torch.ones_like(g))"),
     ("words: the backward pass forgets what arrives", WORDS, BY_ROWS_SUMMED,

@@ -1,1 +1,1 @@
-"""The time loop on a CPU: ragged LSTMs in oneDNN, padded in groups of similar length."""
+"""On a CPU: ragged LSTMs in oneDNN, padded in groups of similar length; products of matrices."""

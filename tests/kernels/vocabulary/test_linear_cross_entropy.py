@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Literal
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 from torch.nn import functional as F
 
+from rnnkit_kernels.cpu import products
 from rnnkit_kernels.functional import linear_cross_entropy
 from rnnkit_kernels.vocabulary import linear_cross_entropy as module
 from tests.kernels.concurrent import exact_bfloat16_dot
@@ -95,6 +96,60 @@ def test_by_rows_equals_pytorchs_own(
 ) -> None:
     monkeypatch.setattr(module, "_FEWEST_ROWS", 8)
     assert_as_exact_as_plain(random_inputs(dtype=dtype, bias=bias), reduction, "torch")
+
+
+@pytest.fixture
+def multiply_by(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Have oneDNN or torch.mm multiply, whatever the processor."""
+    mkldnn = torch.backends.mkldnn
+
+    def choose(onednn: bool) -> None:
+        if onednn and not mkldnn.is_available():  # type: ignore[no-untyped-call]
+            pytest.skip("needs oneDNN")
+        monkeypatch.setattr(products, "mkl_is_slow", lambda: onednn)
+
+    return choose
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_by_rows_in_either_library(
+    reduction: str,
+    bias: bool,
+    onednn: bool,
+    multiply_by: Callable[[bool], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    multiply_by(onednn)
+    calls = []
+    own = module.by_onednn
+    monkeypatch.setattr(module, "by_onednn", lambda *given: calls.append(1) or own(*given))
+    monkeypatch.setattr(module, "_FEWEST_ROWS", 8)
+    inputs = random_inputs(bias=bias)
+    assert_as_exact_as_plain(inputs, reduction, "torch")
+    assert bool(calls) == onednn
+    calls.clear()
+    with torch.backends.mkldnn.flags(enabled=False):
+        results(inputs, reduction, "torch")
+    assert not calls
+
+
+@pytest.mark.parametrize("onednn", [False, True])
+def test_matrices_that_do_not_lie_in_one_piece(
+    onednn: bool, multiply_by: Callable[[bool], None]
+) -> None:
+    multiply_by(onednn)
+    hidden, weight, bias, target, gradient = random_inputs(hidden=22, words=150)
+    for given in (
+        [hidden.t().contiguous().t(), weight.t().contiguous().t(), bias[:1].expand(150)],
+        [hidden[:, ::2], weight[:, ::2], torch.stack([bias, -bias], 1)[:, 0]],
+    ):
+        inputs = [*given, target, gradient]
+        assert_as_exact_as_plain(inputs, "none", "torch")
+        made, again = (results(inputs, "none", "torch") for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
+        assert made[2].is_contiguous()
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
