@@ -23,6 +23,7 @@ from rnnkit_kernels.lengths import (
     only_real_rows,
     packed_rows,
 )
+from rnnkit_kernels.ops.native_layer import native_layer
 from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.ops.stack import stack
 from rnnkit_kernels.random.dropout import dropout as _dropout
@@ -188,9 +189,11 @@ def _layer(
         return y, (h_n,) if last is None else (h_n, last)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     engine, recompute = decision.engine, extras.recompute
-    y, h_n, c_n, _, _ = recurrence(
-        *inputs, rows.batch_sizes, rows.offsets, cell, False, engine, save, recompute
-    )
+    inputs = (*inputs, rows.batch_sizes, rows.offsets)
+    if engine == "native" and not torch.compiler.is_compiling():
+        y, h_n, c_n = native_layer(inputs, cell, save, recompute)
+        return y, (h_n,) if c_n is None else (h_n, c_n)
+    y, h_n, c_n, _, _ = recurrence(*inputs, cell, False, engine, save, recompute)
     return y, (h_n,) if c0 is None else (h_n, c_n)
 
 

@@ -25,6 +25,7 @@ class Explanation:
         together = "Triton: one launch whose programs meet at every step, the weights on chip"
         names = {
             "torch": "torch's own implementation",
+            "native": "the native CPU engine",
             "resident": "Triton, resident: one launch, the weights stay on chip",
             "data": together,
             "counter": together,

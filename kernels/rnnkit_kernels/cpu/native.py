@@ -15,6 +15,7 @@ from rnnkit_kernels.recurrence.rows import Rows
 
 _CALL = struct.Struct(f"={HEADER + 2 * LAYER}q")
 _NO_LAYER = (0,) * LAYER
+_PLAIN = {Tensor, torch.nn.Parameter}
 # Below so many products a second thread costs more than it brings.
 FEW = 200_000
 # With fewer sequences than this threads share units, and meet at every step.
@@ -26,6 +27,51 @@ def _engine(cell: Cell) -> tuple[Library, int]:
     if found is None:
         raise RuntimeError(f"backend=\"native\" can't run here: {missing()}")
     return found, found.cells[cell.name]
+
+
+def runs(cell: Cell, x: Tensor) -> bool:
+    """Whether the engine is there for this cell, and takes what x is."""
+    found = library()
+    return (
+        found is not None
+        and cell.name in found.cells
+        and x.dtype in (torch.float32, torch.float64)
+        and x.device.type == "cpu"
+        and x.numel() > 0
+    )
+
+
+@torch.compiler.assume_constant_result
+def _unavailable(cell: str) -> str:
+    found = library()
+    if found is None:
+        return missing()
+    return "" if cell in found.cells else f"the native engine was built without the cell {cell}"
+
+
+def refuses(cell: str, input: Tensor, weights: Sequence[Tensor], autocasts: bool) -> str:
+    """Why the engine can't run a layer, in one sentence; empty where it can."""
+    if input.device.type != "cpu":
+        return f"the native engine is for CPUs, and the input is on {input.device}"
+    why = _unavailable(cell)
+    if why:
+        return why
+    if autocasts:
+        return "under autocast torch's own layers choose the dtype"
+    dtype = weights[1].dtype
+    if dtype not in (torch.float32, torch.float64):
+        return f"the native engine computes in float32 and float64, and the layer is {dtype}"
+    if input.numel() == 0:
+        return "the input is empty"
+    if torch.compiler.is_compiling():
+        return ""
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return "a TorchDispatchMode is active, which sees torch's own layers alone"
+    kinds = {type(tensor) for tensor in (input, *weights)}
+    if not kinds <= _PLAIN:
+        odd = next(kind.__name__ for kind in kinds if kind not in _PLAIN)
+        return f"a {odd} is no plain tensor"
+    return ""
 
 
 def _threads(work: int) -> int:

@@ -18,11 +18,14 @@ import torch
 from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.cpu import native, rule
 from rnnkit_kernels.dispatch import tables
 from rnnkit_kernels.ops.context import recurrent_precision
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, plan
 
-Backend = Literal["auto", "triton", "torch", "resident", "data", "counter", "launch", "eager"]
+Backend = Literal[
+    "auto", "triton", "native", "torch", "resident", "data", "counter", "launch", "eager"
+]  # fmt: skip
 BACKENDS: tuple[str, ...] = get_args(Backend)
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
 _IN_TORCH = ("lstm", "gru", "rnn_tanh", "rnn_relu")
@@ -62,13 +65,13 @@ class Decision:
     """What runs a layer.
 
     Attributes:
-        engine: "torch", "eager", "reference" or, for the Triton kernels, the plan's mode; while
+        engine: "torch", "native", "eager", "reference" or, for the Triton kernels, the plan's mode; while
             tracing "rule" or "alone", which leaves the mode to the operator, see `ops.planned`.
         reason: why, in one sentence.
         plan: the kernel's tiles, for the Triton kernels.
     """
 
-    engine: Literal["torch", "eager", "reference", "rule", "alone"] | Mode
+    engine: Literal["torch", "native", "eager", "reference", "rule", "alone"] | Mode
     reason: str
     plan: Plan | None = None
 
@@ -115,6 +118,11 @@ def choose(
         return Decision("reference", why)
     if backend == "eager":
         return _transformed() or Decision("eager", 'backend="eager" was asked for')
+    if backend == "native":
+        why_not = native.refuses(cell, input, weights, autocasts(input.device))
+        if why_not:
+            raise RuntimeError(f'backend="native" can\'t run this layer: {why_not}')
+        return _transformed() or Decision("native", 'backend="native" was asked for')
     if backend not in ("auto", "torch"):
         return _triton(cell, input, weights, has_projections, sequences, backend)
     missing = extras.missing_in_torch(cell)
@@ -140,14 +148,44 @@ def choose(
             why = "unrolls when traced" if traced else why
             engine = "alone" if traced else found.mode
             return transformed or Decision(engine, f"torch {why}", found)
+    if backend == "auto" and input.device.type == "cpu":
+        chosen = _on_cpu(cell, input, weights, has_projections, lengths, sequences, missing, traced)
+        if chosen is not None:
+            return transformed or chosen
     if missing is None and not traced:
-        if input.is_cuda:
-            return Decision(
-                "torch", "no kernel was measured to be faster on this GPU at this shape"
-            )
-        return Decision("torch", "the kernels are for GPUs; on a CPU torch's own layers run")
+        where = "GPU at this shape" if input.is_cuda else "kind of device"
+        return Decision("torch", f"no kernel was measured to be faster on this {where}")
     why = f"torch has no {missing}" if missing else "traced: one opaque operator a layer"
     return transformed or Decision("eager", why)
+
+
+def _on_cpu(
+    cell: str,
+    input: Tensor,
+    weights: Sequence[Tensor],
+    has_projections: bool,
+    lengths: Tensor | None,
+    sequences: int | None,
+    missing: str | None,
+    traced: bool,
+) -> Decision | None:
+    """The native engine, or torch's own layers by what was measured; None where neither can."""
+    why_not = native.refuses(cell, input, weights, autocasts(input.device))
+    if missing is None and not traced:
+        if why_not:
+            return Decision("torch", why_not)
+        trains = torch.is_grad_enabled() and any(t.requires_grad for t in (input, *weights))
+        hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
+        ragged = lengths is not None or sequences is not None
+        steps = input.shape[0] if sequences is None else -(-input.shape[0] // max(1, sequences))
+        faster, why = rule.faster(
+            cell, steps, _batch(input, sequences), hidden, trains, ragged, has_projections
+        )
+        return Decision("native" if faster else "torch", why)
+    if why_not:
+        return None
+    why = f"torch has no {missing}" if missing else "traced: one opaque operator a layer"
+    return Decision("native", why)
 
 
 def _on_device(lengths: Tensor | None) -> bool:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS, Cell
+from rnnkit_kernels.cpu import native
 from rnnkit_kernels.ops.context import gemm_precision, on_device
 from rnnkit_kernels.ops.layer import input_gates, last_states, member, rows_of
 from rnnkit_kernels.ops.planned import run_planned
@@ -56,8 +57,8 @@ def recurrence(
         batch_sizes, offsets: int64 (T,), see `Rows`.
         cell: a key of `CELLS`.
         reverse: whether t falls for the first direction; a second goes the other way.
-        mode: a mode of `Plan`, "rule" or "alone" (see `planned`) for the Triton kernels, "eager"
-            for the loop in PyTorch.
+        mode: a mode of `Plan`, "rule" or "alone" (see `planned`) for the Triton kernels, "native"
+            for the CPU engine, "eager" for the loop in PyTorch.
         save: whether to keep what a backward pass needs.
         recompute: whether the gates are left out of that, and computed again from h and c.
 
@@ -68,11 +69,18 @@ def recurrence(
     kind, rows = CELLS[cell], rows_of(x, h0, batch_sizes, offsets)
     exact = state_dtype(x.dtype)
     members, gates = h0.shape[0], kind.gates_at[-1]
+    if mode == "native" and native.runs(kind, x):
+        inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
+        y, h_n, c_n, saved, states = native.forward(
+            kind, *inputs, zoneout, rows, reverse, save, save and not recompute
+        )
+        last = x.new_empty(0) if c_n is None else c_n
+        return y.view(*x.shape[:-1], members * h0.shape[2]), h_n, last, saved, states
     bias = weight_hh.new_zeros(weight_hh.shape[:2]) if bias_hh is None else bias_hh
     c_start = None if c0 is None else c0.to(exact)
     x_gates = input_gates(x, weight_ih, bias_ih, gates)
     directions = [reverse != (m == 1) for m in range(members)]
-    if mode == "eager":
+    if mode in ("eager", "native"):  # a graph may run where the engine it was made with is not
         leading = (weight_hh, bias, weight_hr, cell_weights, h0, c_start)
         found = []
         for m, falls in enumerate(directions):

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 
 from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS, Cell
+from rnnkit_kernels.cpu import native
 from rnnkit_kernels.ops.context import gemm_precision, on_device
 from rnnkit_kernels.ops.layer import hidden_gradients, input_gates, member, rows_of
 from rnnkit_kernels.ops.planned import run_planned
@@ -25,9 +26,8 @@ LAYER_INPUTS = 12
 DIFFERENTIABLE = 9
 
 
-@torch.library.custom_op("rnnkit::recurrence_backward", mutates_args=())
 @tells_shortage
-def recurrence_backward(
+def layer_gradients(
     dy: Tensor | None,
     dh_n: Tensor | None,
     dc_n: Tensor | None,
@@ -65,20 +65,27 @@ def recurrence_backward(
     members, _, width = h0.shape
     exact = state_dtype(x.dtype)
     shape, x, y = x.shape, x.flatten(0, -2), y.view(-1, members, width)
-    dy = torch.zeros_like(y) if dy is None else dy.reshape(y.shape)
-    dh_n = torch.zeros_like(h0) if dh_n is None else dh_n
     c_start = None if c0 is None else c0.to(exact)
-    dc: Tensor | None = None
-    if c_start is not None:
-        dc = torch.zeros_like(c_start) if dc_n is None else dc_n.to(exact)
     directions = [reverse != (m == 1) for m in range(members)]
     if recompute:
         saved = _saved_again(
             kind, x, weight_ih, weight_hh, bias_ih, bias_hh, cell_weights, h0, c_start, rows,
             directions, y, states,
         )  # fmt: skip
+    if mode == "native" and native.runs(kind, x):
+        inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
+        dx, *of_others = native.backward(
+            kind, dy, dh_n, dc_n, *inputs, zoneout, rows, reverse, y, saved, states, needs_dx
+        )
+        whole = (None if dx is None else dx.view(shape), *of_others)
+        return [x.new_empty(0) if gradient is None else gradient for gradient in whole]
+    dy = torch.zeros_like(y) if dy is None else dy.reshape(y.shape)
+    dh_n = torch.zeros_like(h0) if dh_n is None else dh_n
+    dc: Tensor | None = None
+    if c_start is not None:
+        dc = torch.zeros_like(c_start) if dc_n is None else dc_n.to(exact)
     projected: list[Tensor | None] = [None] * members
-    if mode == "eager":
+    if mode in ("eager", "native"):
         leading = (dh_n, dc, weight_hh, weight_hr, cell_weights, h0, c_start)
         kept = (y, saved, states)
         found = []
@@ -151,6 +158,11 @@ def recurrence_backward(
             None if c0 is None else carries[names.index("cell")].to(c0.dtype, copy=True),
         )
         return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]
+
+
+recurrence_backward = torch.library.custom_op(
+    "rnnkit::recurrence_backward", layer_gradients, mutates_args=()
+)
 
 
 def _saved_again(

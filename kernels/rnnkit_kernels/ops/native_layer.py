@@ -1,0 +1,95 @@
+"""A layer by the native engine in eager mode, without the cost of a call through the dispatcher.
+
+`rnnkit::recurrence` is opaque to `torch.compile`, for which a call pays more than a small layer
+takes; here the same engine stands behind an `autograd.Function`. Where its gradients are to be
+differentiated once more, the operator of the backward pass takes over, which knows how.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.cpu import native
+from rnnkit_kernels.ops.layer import rows_of
+from rnnkit_kernels.ops.recurrence_backward import (
+    DIFFERENTIABLE,
+    layer_gradients,
+    recurrence_backward,
+)
+from rnnkit_kernels.ops.shortage import tells_shortage
+
+Result = tuple[Tensor, Tensor, Tensor | None]
+
+
+@tells_shortage
+def _forward(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    weight_hr: Tensor | None,
+    cell_weights: Tensor | None,
+    h0: Tensor,
+    c0: Tensor | None,
+    zoneout: Tensor | None,
+    batch_sizes: Tensor | None,
+    offsets: Tensor | None,
+    cell: str,
+    mode: str,
+    save: bool,
+    recompute: bool,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
+    rows = rows_of(x, h0, batch_sizes, offsets)
+    inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
+    keep = save and not recompute
+    found = native.forward(CELLS[cell], *inputs, zoneout, rows, False, save, keep)
+    return (found[0].view(*x.shape[:-1], -1), *found[1:])
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, cell: str, recompute: bool, *inputs: Tensor | None) -> Any:
+        y, h_n, c_n, saved, states = _forward(*inputs, cell, "native", True, recompute)
+        ctx.save_for_backward(*inputs, y, saved, states)
+        ctx.cell, ctx.recompute = cell, recompute
+        ctx.set_materialize_grads(False)
+        return y, h_n, c_n
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        needs_dx = ctx.needs_input_grad[2]
+        # Grad mode is on here where the gradients will be differentiated themselves.
+        run = recurrence_backward if torch.is_grad_enabled() else layer_gradients
+        found = run(*gradients, *tensors, ctx.cell, False, "native", ctx.recompute, needs_dx)
+        given = [tensor is not None for tensor in tensors[:DIFFERENTIABLE]]
+        given[0] = needs_dx
+        return (
+            None,
+            None,
+            *(g if there else None for g, there in zip(found, given, strict=True)),
+            *[None] * 3,
+        )
+
+
+def native_layer(
+    inputs: tuple[Tensor | None, ...], cell: str, save: bool, recompute: bool
+) -> Result:
+    """One layer in one direction or both.
+
+    Args:
+        inputs: the first twelve of `rnnkit::recurrence`.
+        cell: a key of `CELLS`.
+        save: whether a backward pass will follow.
+        recompute: whether it computes the gates again.
+
+    Returns:
+        y, h_n and c_n, as `rnnkit::recurrence` gives them; c_n is None for cells without.
+    """
+    if save:
+        return _Layer.apply(cell, recompute, *inputs)  # type: ignore[no-any-return,no-untyped-call]
+    y, h_n, c_n, _, _ = _forward(*inputs, cell, "native", False, recompute)
+    return y, h_n, c_n
