@@ -8,10 +8,13 @@ registered at run time. Nothing here needs torch.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from rnnkit_kernels.cells import Cell
+from rnnkit_kernels.cpu.sources import ENGINE
 
 
 class NotPrintable(ValueError):
@@ -76,6 +79,12 @@ class Symbol:
     def __neg__(self) -> Symbol:
         return self.program.value(f"-{self.name}")
 
+    def __eq__(self, other: Any) -> Symbol:  # type: ignore[override]
+        return self._with(other, "equal({0}, {1})")
+
+    def __ne__(self, other: Any) -> Symbol:  # type: ignore[override]
+        return self._with(other, "unequal({0}, {1})")
+
     def __gt__(self, other: Any) -> Symbol:
         return self._with(other, "greater({0}, {1})")
 
@@ -92,8 +101,8 @@ class Symbol:
 def _text(value: Any) -> str:
     if isinstance(value, Symbol):
         return value.name
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"number<V>({value!r})"
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return f"number<V>({float(value)!r})"
     raise NotPrintable(f"it computes with a {type(value).__name__}")
 
 
@@ -111,20 +120,39 @@ def header(cells: Iterable[Cell]) -> str:
         NotPrintable: a cell does what the engine can't.
     """
     cells = list(cells)
-    parts = [_HEAD]
-    for cell in cells:
-        try:
-            parts.append(_struct(cell))
-        except NotPrintable as error:
-            raise NotPrintable(f"{cell.name} has no CPU engine: {error}") from error
-        except Exception as error:
-            raise NotPrintable(
-                f"{cell.name} has no CPU engine: its functions can't be called with symbols: {error}"
-            ) from error
-    parts.append("}  // namespace RNNKIT_ISA\n#endif\n")
     each = " ".join(f"F({cell.name})" for cell in cells)
-    parts.append(f"#define RNNKIT_EACH_CELL(F) {each}\n")
-    return "\n".join(parts)
+    end = "}  // namespace RNNKIT_ISA\n#endif\n"
+    return "\n".join([_HEAD, *map(printed, cells), end, f"#define RNNKIT_EACH_CELL(F) {each}\n"])
+
+
+def printed(cell: Cell) -> str:
+    """The part of the header that is this cell's.
+
+    Raises:
+        NotPrintable: it does what the engine can't.
+    """
+    try:
+        return _struct(cell)
+    except NotPrintable as error:
+        raise NotPrintable(f"{cell.name} has no CPU engine: {error}") from error
+    except Exception as error:
+        raise NotPrintable(
+            f"{cell.name} has no CPU engine: its functions can't be called with symbols: {error}"
+        ) from error
+
+
+def in_package(cell: Cell) -> bool:
+    """Whether the package's engine has this cell, and not another of its name.
+
+    Raises:
+        NotPrintable: no engine can have it.
+    """
+    return printed(cell) in _package_header()
+
+
+@functools.cache
+def _package_header() -> str:
+    return (ENGINE / "cells.h").read_text()
 
 
 _HEAD = """\
@@ -138,26 +166,26 @@ namespace RNNKIT_ISA {
 """
 
 
+_STATES: tuple[Literal["hidden", "cell"], ...] = ("hidden", "cell")
+
+
 def _struct(cell: Cell) -> str:
-    stages = len(cell.forward)
-    columns = [0] * len(cell.input_columns)
-    first = min(cell.input_columns)
-    if sorted(cell.input_columns) != list(range(first, first + len(columns))):
-        raise NotPrintable("the gradients of W_ih x do not lie side by side")
+    if not (cell.name.isascii() and cell.name.isidentifier()):
+        raise NotPrintable("its name is none that C++ can have")
+    stages, gates = len(cell.forward), cell.gates_at[-1]
     if stages > 2:
         raise NotPrintable(f"it has {stages} stages a step, and the engine knows two")
-    for gate, column in enumerate(cell.input_columns):
-        columns[column - first] = gate
+    if len(cell.operand) != stages - 1 or (cell.weight_gradients is None) != (cell.weights == 0):
+        raise NotPrintable("it lacks an operand or the gradients of its weights")
+    first = min(cell.input_columns)
+    if sorted(cell.input_columns) != list(range(first, first + gates)):
+        raise NotPrintable("the gradients of W_ih x do not lie side by side")
+    columns = [cell.input_columns.index(first + i) for i in range(gates)]
     fit = all(
         saved <= gates
         for saved, gates in zip(cell.saved_at[1:-1], cell.gates_at[1:-1], strict=True)
     )
-    fit = fit and cell.saved_at[-1] >= cell.gates_at[-1]
-    names = list(cell.carry)
-    places = {
-        f"carry_{n}": names.index(n) if n in names else -1  # type: ignore[arg-type]
-        for n in ("hidden", "cell")
-    }
+    fit = fit and cell.saved_at[-1] >= gates
     arrays = {
         "gates_at": cell.gates_at,
         "saved_at": cell.saved_at,
@@ -169,14 +197,11 @@ def _struct(cell: Cell) -> str:
     for name, values in arrays.items():
         lines.append(f"  static constexpr int {name}[] = {{{', '.join(map(str, values))}}};")
     lines.append(f"  static constexpr int first_input_column = {first}, weights = {cell.weights};")
-    lines.append(
-        "  static constexpr int "
-        + ", ".join(f"{name} = {place}" for name, place in places.items())
-        + ";"
-    )
+    places = [f"carry_{n} = {cell.carry.index(n) if n in cell.carry else -1}" for n in _STATES]
+    lines.append(f"  static constexpr int {', '.join(places)};")
     lines.append(f"  static constexpr bool has_cell_state = {_bool(cell.has_cell_state)};")
     lines.append(
-        "  // Whether W_ih x may lie where the saved values will: none comes before its gate is read."
+        "  // Whether W_ih x may lie where the saved values will: each gate is read before."
     )
     lines.append(f"  static constexpr bool gates_fit_saved = {_bool(fit)};")
     apart = ", ".join(_bool(not _sums(cell, s)) for s in range(stages))
@@ -184,7 +209,8 @@ def _struct(cell: Cell) -> str:
     lines.append(f"  static constexpr bool apart[] = {{{apart}}};")
     lines += _function(
         "forward",
-        "const V* x, const V* h, const V* saved, const V* state, const V* weights, V* kept, V* result",
+        "const V* x, const V* h, const V* saved, const V* state, const V* weights, V* kept, "
+        "V* result",
         [_forward(cell, s) for s in range(stages)],
     )
     lines += _function(
@@ -203,7 +229,7 @@ def _struct(cell: Cell) -> str:
         lines += _function(
             "weight_gradients",
             "const V* columns, const V* before, const V* after, V* values",
-            [(program, {"values": result})],
+            [(program, {"values": _many("weight gradients", result, cell.weights)})],
         )
     if cell.operand:
         program = Program()
@@ -225,7 +251,14 @@ def _inputs(program: Program, name: str, count: int) -> tuple[Symbol, ...]:
     return tuple(program.value(f"{name}[{i}]") for i in range(count))
 
 
-Results = dict[str, Sequence[Symbol]]
+Results = dict[str, Sequence[Any]]
+
+
+def _many(what: str, values: Sequence[Any], count: int) -> Sequence[Any]:
+    """The values: what a stage does not return would be whatever lies in memory."""
+    if len(values) != count:
+        raise NotPrintable(f"it returns {len(values)} {what}, expected {count}")
+    return values
 
 
 def _forward(cell: Cell, stage: int) -> tuple[Program, Results]:
@@ -241,7 +274,11 @@ def _forward(cell: Cell, stage: int) -> tuple[Program, Results]:
         TANH,
         RELU,
     )
-    return program, {"kept": kept, "result": result}
+    last = stage + 1 == len(cell.forward)
+    return program, {
+        "kept": _many("saved values", kept, cell.saved[stage]),
+        "result": _many("results", result, 1 + (last and cell.has_cell_state)),
+    }
 
 
 def _backward(cell: Cell, stage: int) -> tuple[Program, Results]:
@@ -255,7 +292,10 @@ def _backward(cell: Cell, stage: int) -> tuple[Program, Results]:
         _inputs(program, "weights", cell.weights),
         TANH,
     )
-    return program, {"columns": columns, "carried": carried}
+    return program, {
+        "columns": _many("gradient columns", columns, cell.columns[stage]),
+        "carried": _many("gradients to carry", carried, len(cell.carry)),
+    }
 
 
 def _sums(cell: Cell, stage: int) -> bool:
@@ -283,8 +323,8 @@ def _function(
         body = _needed(program, results)
         for target, values in results.items():
             for i, value in enumerate(values):
-                to = f"return {value.name}" if target == "return" else f"{target}[{i}] = {value.name}"
-                body.append(f"{to};")
+                to = "return" if target == "return" else f"{target}[{i}] ="
+                body.append(f"{to} {_text(value)};")
         if staged:
             lines.append(f"    if constexpr (stage == {stage}) {{")
         lines += [("      " if staged else "    ") + line for line in body]
@@ -297,7 +337,7 @@ def _function(
 def _needed(program: Program, results: Results) -> list[str]:
     """The statements that the results depend on."""
     statements = program.statements
-    wanted = {value.name for values in results.values() for value in values}
+    wanted = {_text(value) for values in results.values() for value in values}
     found = []
     for statement in reversed(statements):
         name = statement.split()[2]

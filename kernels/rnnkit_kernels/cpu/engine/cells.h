@@ -16,7 +16,7 @@ struct lstm {
   static constexpr int first_input_column = 0, weights = 0;
   static constexpr int carry_hidden = -1, carry_cell = 0;
   static constexpr bool has_cell_state = true;
-  // Whether W_ih x may lie where the saved values will: none comes before its gate is read.
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
   static constexpr bool gates_fit_saved = true;
   // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
   static constexpr bool apart[] = {false};
@@ -65,24 +65,24 @@ struct lstm {
       const V t10 = tanh(t7);
       const V t11 = t8 * t3;
       const V t12 = t10 * t10;
-      const V t13 = number<V>(1) - t12;
+      const V t13 = number<V>(1.0) - t12;
       const V t14 = t11 * t13;
       const V t15 = t9 + t14;
       const V t16 = t15 * t2;
       const V t17 = t16 * t0;
-      const V t18 = number<V>(1) - t0;
+      const V t18 = number<V>(1.0) - t0;
       const V t19 = t17 * t18;
       const V t20 = t15 * t5;
       const V t21 = t20 * t1;
-      const V t22 = number<V>(1) - t1;
+      const V t22 = number<V>(1.0) - t1;
       const V t23 = t21 * t22;
       const V t24 = t15 * t0;
       const V t25 = t2 * t2;
-      const V t26 = number<V>(1) - t25;
+      const V t26 = number<V>(1.0) - t25;
       const V t27 = t24 * t26;
       const V t28 = t8 * t10;
       const V t29 = t28 * t3;
-      const V t30 = number<V>(1) - t3;
+      const V t30 = number<V>(1.0) - t3;
       const V t31 = t29 * t30;
       const V t32 = t15 * t1;
       columns[0] = t19;
@@ -104,7 +104,7 @@ struct lstm_peephole {
   static constexpr int first_input_column = 0, weights = 3;
   static constexpr int carry_hidden = -1, carry_cell = 0;
   static constexpr bool has_cell_state = true;
-  // Whether W_ih x may lie where the saved values will: none comes before its gate is read.
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
   static constexpr bool gates_fit_saved = true;
   // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
   static constexpr bool apart[] = {false};
@@ -165,26 +165,26 @@ struct lstm_peephole {
       const V t13 = tanh(t7);
       const V t14 = t8 * t13;
       const V t15 = t14 * t3;
-      const V t16 = number<V>(1) - t3;
+      const V t16 = number<V>(1.0) - t3;
       const V t17 = t15 * t16;
       const V t18 = t8 * t3;
       const V t19 = t13 * t13;
-      const V t20 = number<V>(1) - t19;
+      const V t20 = number<V>(1.0) - t19;
       const V t21 = t18 * t20;
       const V t22 = t9 + t21;
       const V t23 = t17 * t12;
       const V t24 = t22 + t23;
       const V t25 = t24 * t2;
       const V t26 = t25 * t0;
-      const V t27 = number<V>(1) - t0;
+      const V t27 = number<V>(1.0) - t0;
       const V t28 = t26 * t27;
       const V t29 = t24 * t5;
       const V t30 = t29 * t1;
-      const V t31 = number<V>(1) - t1;
+      const V t31 = number<V>(1.0) - t1;
       const V t32 = t30 * t31;
       const V t33 = t24 * t0;
       const V t34 = t2 * t2;
-      const V t35 = number<V>(1) - t34;
+      const V t35 = number<V>(1.0) - t34;
       const V t36 = t33 * t35;
       const V t37 = t24 * t1;
       const V t38 = t28 * t10;
@@ -223,7 +223,7 @@ struct lstm_coupled {
   static constexpr int first_input_column = 0, weights = 0;
   static constexpr int carry_hidden = -1, carry_cell = 0;
   static constexpr bool has_cell_state = true;
-  // Whether W_ih x may lie where the saved values will: none comes before its gate is read.
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
   static constexpr bool gates_fit_saved = true;
   // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
   static constexpr bool apart[] = {false};
@@ -241,7 +241,7 @@ struct lstm_coupled {
       const V t10 = t1 + t4;
       const V t11 = tanh(t10);
       const V t12 = t9 * t7;
-      const V t13 = number<V>(1) - t9;
+      const V t13 = number<V>(1.0) - t9;
       const V t14 = t13 * t11;
       const V t15 = t12 + t14;
       const V t16 = t2 + t5;
@@ -267,21 +267,21 @@ struct lstm_coupled {
       const V t9 = tanh(t6);
       const V t10 = t7 * t9;
       const V t11 = t10 * t2;
-      const V t12 = number<V>(1) - t2;
+      const V t12 = number<V>(1.0) - t2;
       const V t13 = t11 * t12;
       const V t14 = t7 * t2;
       const V t15 = t9 * t9;
-      const V t16 = number<V>(1) - t15;
+      const V t16 = number<V>(1.0) - t15;
       const V t17 = t14 * t16;
       const V t18 = t8 + t17;
       const V t19 = t4 - t1;
       const V t20 = t18 * t19;
       const V t21 = t20 * t0;
-      const V t22 = number<V>(1) - t0;
+      const V t22 = number<V>(1.0) - t0;
       const V t23 = t21 * t22;
       const V t24 = t18 * t22;
       const V t25 = t1 * t1;
-      const V t26 = number<V>(1) - t25;
+      const V t26 = number<V>(1.0) - t25;
       const V t27 = t24 * t26;
       const V t28 = t18 * t0;
       columns[0] = t23;
@@ -302,7 +302,7 @@ struct lstm_coupled_peephole {
   static constexpr int first_input_column = 0, weights = 2;
   static constexpr int carry_hidden = -1, carry_cell = 0;
   static constexpr bool has_cell_state = true;
-  // Whether W_ih x may lie where the saved values will: none comes before its gate is read.
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
   static constexpr bool gates_fit_saved = true;
   // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
   static constexpr bool apart[] = {false};
@@ -324,7 +324,7 @@ struct lstm_coupled_peephole {
       const V t14 = t1 + t4;
       const V t15 = tanh(t14);
       const V t16 = t13 * t7;
-      const V t17 = number<V>(1) - t13;
+      const V t17 = number<V>(1.0) - t13;
       const V t18 = t17 * t15;
       const V t19 = t16 + t18;
       const V t20 = t2 + t5;
@@ -354,11 +354,11 @@ struct lstm_coupled_peephole {
       const V t11 = tanh(t6);
       const V t12 = t7 * t11;
       const V t13 = t12 * t2;
-      const V t14 = number<V>(1) - t2;
+      const V t14 = number<V>(1.0) - t2;
       const V t15 = t13 * t14;
       const V t16 = t7 * t2;
       const V t17 = t11 * t11;
-      const V t18 = number<V>(1) - t17;
+      const V t18 = number<V>(1.0) - t17;
       const V t19 = t16 * t18;
       const V t20 = t8 + t19;
       const V t21 = t15 * t10;
@@ -366,11 +366,11 @@ struct lstm_coupled_peephole {
       const V t23 = t4 - t1;
       const V t24 = t22 * t23;
       const V t25 = t24 * t0;
-      const V t26 = number<V>(1) - t0;
+      const V t26 = number<V>(1.0) - t0;
       const V t27 = t25 * t26;
       const V t28 = t22 * t26;
       const V t29 = t1 * t1;
-      const V t30 = number<V>(1) - t29;
+      const V t30 = number<V>(1.0) - t29;
       const V t31 = t28 * t30;
       const V t32 = t22 * t0;
       const V t33 = t27 * t9;
@@ -403,7 +403,7 @@ struct gru {
   static constexpr int first_input_column = 0, weights = 0;
   static constexpr int carry_hidden = 0, carry_cell = -1;
   static constexpr bool has_cell_state = false;
-  // Whether W_ih x may lie where the saved values will: none comes before its gate is read.
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
   static constexpr bool gates_fit_saved = true;
   // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
   static constexpr bool apart[] = {true};
@@ -424,7 +424,7 @@ struct gru {
       const V t12 = t2 + t11;
       const V t13 = tanh(t12);
       const V t14 = t10 * t6;
-      const V t15 = number<V>(1) - t10;
+      const V t15 = number<V>(1.0) - t10;
       const V t16 = t15 * t13;
       const V t17 = t14 + t16;
       kept[0] = t8;
@@ -444,14 +444,14 @@ struct gru {
       const V t6 = gradient;
       const V t7 = carry[0];
       const V t8 = t6 + t7;
-      const V t9 = number<V>(1) - t1;
+      const V t9 = number<V>(1.0) - t1;
       const V t10 = t8 * t9;
       const V t11 = t2 * t2;
-      const V t12 = number<V>(1) - t11;
+      const V t12 = number<V>(1.0) - t11;
       const V t13 = t10 * t12;
       const V t14 = t13 * t3;
       const V t15 = t14 * t0;
-      const V t16 = number<V>(1) - t0;
+      const V t16 = number<V>(1.0) - t0;
       const V t17 = t15 * t16;
       const V t18 = t4 - t2;
       const V t19 = t8 * t18;
@@ -478,7 +478,7 @@ struct gru_reset_before {
   static constexpr int first_input_column = 0, weights = 0;
   static constexpr int carry_hidden = 0, carry_cell = -1;
   static constexpr bool has_cell_state = false;
-  // Whether W_ih x may lie where the saved values will: none comes before its gate is read.
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
   static constexpr bool gates_fit_saved = true;
   // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
   static constexpr bool apart[] = {false, false};
@@ -506,7 +506,7 @@ struct gru_reset_before {
       const V t5 = t0 + t1;
       const V t6 = tanh(t5);
       const V t7 = t3 * t4;
-      const V t8 = number<V>(1) - t3;
+      const V t8 = number<V>(1.0) - t3;
       const V t9 = t8 * t6;
       const V t10 = t7 + t9;
       kept[0] = t6;
@@ -521,7 +521,7 @@ struct gru_reset_before {
       const V t6 = carry[0];
       const V t7 = t5 * t3;
       const V t8 = t7 * t0;
-      const V t9 = number<V>(1) - t0;
+      const V t9 = number<V>(1.0) - t0;
       const V t10 = t8 * t9;
       const V t11 = t5 * t0;
       const V t12 = t6 + t11;
@@ -538,11 +538,11 @@ struct gru_reset_before {
       const V t8 = t3 - t2;
       const V t9 = t7 * t8;
       const V t10 = t9 * t1;
-      const V t11 = number<V>(1) - t1;
+      const V t11 = number<V>(1.0) - t1;
       const V t12 = t10 * t11;
       const V t13 = t7 * t11;
       const V t14 = t2 * t2;
-      const V t15 = number<V>(1) - t14;
+      const V t15 = number<V>(1.0) - t14;
       const V t16 = t13 * t15;
       const V t17 = t7 * t1;
       columns[0] = t12;
@@ -568,7 +568,7 @@ struct rnn_tanh {
   static constexpr int first_input_column = 0, weights = 0;
   static constexpr int carry_hidden = -1, carry_cell = -1;
   static constexpr bool has_cell_state = false;
-  // Whether W_ih x may lie where the saved values will: none comes before its gate is read.
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
   static constexpr bool gates_fit_saved = false;
   // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
   static constexpr bool apart[] = {false};
@@ -586,7 +586,7 @@ struct rnn_tanh {
       const V t1 = after[0];
       const V t2 = gradient;
       const V t3 = t1 * t1;
-      const V t4 = number<V>(1) - t3;
+      const V t4 = number<V>(1.0) - t3;
       const V t5 = t2 * t4;
       columns[0] = t5;
     }
@@ -603,7 +603,7 @@ struct rnn_relu {
   static constexpr int first_input_column = 0, weights = 0;
   static constexpr int carry_hidden = -1, carry_cell = -1;
   static constexpr bool has_cell_state = false;
-  // Whether W_ih x may lie where the saved values will: none comes before its gate is read.
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
   static constexpr bool gates_fit_saved = false;
   // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
   static constexpr bool apart[] = {false};
@@ -620,7 +620,7 @@ struct rnn_relu {
     if constexpr (stage == 0) {
       const V t1 = after[0];
       const V t2 = gradient;
-      const V t3 = greater(t1, number<V>(0));
+      const V t3 = greater(t1, number<V>(0.0));
       const V t4 = t2 * t3;
       columns[0] = t4;
     }

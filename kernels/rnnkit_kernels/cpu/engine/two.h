@@ -34,6 +34,8 @@ RNNKIT_COMPARISON(greater, >)
 RNNKIT_COMPARISON(greater_equal, >=)
 RNNKIT_COMPARISON(less, <)
 RNNKIT_COMPARISON(less_equal, <=)
+RNNKIT_COMPARISON(equal, ==)
+RNNKIT_COMPARISON(unequal, !=)
 #undef RNNKIT_COMPARISON
 
 template <class S> INLINE Two<S> load(const S* a, const S* b, int n) { return {load(a, n), load(b, n)}; }
