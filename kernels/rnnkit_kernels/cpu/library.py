@@ -1,7 +1,9 @@
-"""The engine's shared library: found, loaded once, and asked what it is.
+"""The engine's shared libraries: found, loaded once, and asked what they are.
 
-Nothing here can fail an import: where the library is missing, of another version, damaged, or for
-another processor, `library()` is None and `missing()` says why in one sentence.
+The package's library has the cells of its header; one that was registered at run time has a library
+of its own, where `python -m rnnkit_kernels.cpu.build --module` made it. Nothing here can fail an
+import: where a library is missing, of another version, damaged, or for another processor,
+`library(cell)` is None and `missing(cell)` says why in one sentence.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rnnkit_kernels.cpu.sources import FILE_NAME, source_hash
+from rnnkit_kernels.cells import Cell
+from rnnkit_kernels.cpu import printing
+from rnnkit_kernels.cpu.sources import FILE_NAME, cached, source_hash, whole
 
-HERE = Path(__file__).parent
+PACKAGE = Path(__file__).parent / FILE_NAME
+REBUILD = "build it anew with python -m rnnkit_kernels.cpu.build"
 # Bytes of the structures in engine/interface.h, each field of 8.
 HEADER, LAYER = 6, 42
 CALL_BYTES = 8 * (HEADER + 2 * LAYER)
@@ -46,27 +51,29 @@ class Unusable(RuntimeError):
     """Why a file can't serve as the engine."""
 
 
-def load(path: Path) -> Library:
-    """Load the library at `path`.
+def load(path: Path, expected: str) -> Library:
+    """Load the library at `path`, which was built from sources of the hash `expected`.
 
     Raises:
         Unusable: with one sentence.
     """
-    if not path.exists():
-        raise Unusable(
-            "the native engine is not built: install rnnkit where there is a C++ compiler, or run "
-            "python -m rnnkit_kernels.cpu.build"
-        )
     try:
+        if not whole(path.read_bytes()):
+            raise Unusable(f"the native engine {path.name} is damaged: {REBUILD}")
         found: Any = ctypes.CDLL(str(path))
         found.rnnkit_sources.restype = ctypes.c_char_p
         sources = found.rnnkit_sources().decode()
+    except FileNotFoundError as error:
+        raise Unusable(
+            "the native engine is not built: install rnnkit where there is a C++ compiler, or run "
+            "python -m rnnkit_kernels.cpu.build"
+        ) from error
     except (OSError, AttributeError) as error:
         raise Unusable(f"the native engine {path.name} can't be loaded: {error}") from error
-    if sources != source_hash():
+    if sources != expected:
         raise Unusable(
             f"the native engine {path.name} was built from other sources ({sources[:8]}, these are "
-            f"{source_hash()[:8]}): build it anew with python -m rnnkit_kernels.cpu.build"
+            f"{expected[:8]}): {REBUILD}"
         )
     found.rnnkit_cells.restype = found.rnnkit_isa.restype = ctypes.c_char_p
     isa = found.rnnkit_isa().decode()
@@ -75,7 +82,7 @@ def load(path: Path) -> Library:
     if found.rnnkit_call_size() != CALL_BYTES:
         raise Unusable(
             f"the native engine takes calls of {found.rnnkit_call_size()} bytes, expected "
-            f"{CALL_BYTES}: build it anew with python -m rnnkit_kernels.cpu.build"
+            f"{CALL_BYTES}: {REBUILD}"
         )
     for run in (found.rnnkit_forward, found.rnnkit_backward):
         run.argtypes, run.restype = [ctypes.c_char_p], ctypes.c_int
@@ -136,24 +143,38 @@ def _openmp() -> Any | None:
 
 
 @functools.cache
-def _default() -> Library | Unusable:
+def _found(cell: Cell | None) -> Library | Unusable:
     import torch  # noqa: F401  its OpenMP has to be loaded first
 
     if os.environ.get("RNNKIT_NATIVE") == "0":
         return Unusable("RNNKIT_NATIVE=0 turned the native engine off")
     try:
-        return load(HERE / FILE_NAME)
-    except Unusable as error:
-        return error
+        if cell is None:
+            return load(PACKAGE, source_hash())
+        if printing.in_package(cell):
+            return _found(None)
+        cells = printing.header([cell])
+        path = cached(cell.name, cells)
+        if not path.exists():
+            raise Unusable(
+                f"the native engine lacks the cell {cell.name}, which runs in PyTorch unless "
+                f"python -m rnnkit_kernels.cpu.build --module FILE has built {path}"
+            )
+        return load(path, source_hash(cells))
+    except (Unusable, printing.NotPrintable, OSError) as error:
+        return Unusable(str(error))
 
 
-def library() -> Library | None:
-    """The library of the package, or None where there is none to use."""
-    found = _default()
+def library(cell: Cell | None = None) -> Library | None:
+    """The library that has this cell, or the package's; None where there is none to use.
+
+    It is looked for once in a process.
+    """
+    found = _found(cell)
     return found if isinstance(found, Library) else None
 
 
-def missing() -> str:
+def missing(cell: Cell | None = None) -> str:
     """Why there is none, in one sentence; empty where there is one."""
-    found = _default()
+    found = _found(cell)
     return str(found) if isinstance(found, Unusable) else ""
