@@ -1,7 +1,9 @@
 # Every target works on a machine that has python3, venv and make; the first makes .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+PACKAGES := .venv/.packages
 INSTALLED := .venv/.installed
+CPU := kernels/rnnkit_kernels/cpu
 
 .PHONY: help demo demo-translation demo-tagging test test-quick lint bench soak clean
 
@@ -16,11 +18,17 @@ help:
 	@echo "make soak   half an hour of kills, long runs and fuzzing, which stops by itself"
 	@echo "make clean  remove .venv and caches"
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(PACKAGES): pyproject.toml setup.py constraints.txt
 	@echo "installing into .venv: PyTorch and the rest are a large download the first time"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip -c constraints.txt
 	@PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Where the engine's sources alone have changed, it alone is built anew; without a compiler a sentence
+# says so, and everything runs in PyTorch.
+$(INSTALLED): $(PACKAGES) $(wildcard $(CPU)/engine/*) $(CPU)/build.py $(CPU)/sources.py
+	@$(BIN)/python -m rnnkit_kernels.cpu.build >/dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)
@@ -52,4 +60,4 @@ soak: $(INSTALLED)
 	$(BIN)/python -m tests.soak
 
 clean:
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build *.egg-info $(CPU)/*.so .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -15,7 +15,7 @@ from rnnkit_kernels.cpu.sources import ENGINE, FILE_NAME, current
 
 
 class BuildEngine(build_ext):
-    """Without a compiler there is a warning, and no engine."""
+    """Without a compiler there is a warning, and no engine: the extension is optional."""
 
     def get_ext_filename(self, fullname: str) -> str:
         """Of no particular Python: the engine uses nothing of its interface."""
@@ -31,7 +31,7 @@ class BuildEngine(build_ext):
             else:
                 build(target)
         except BuildError as error:
-            raise CompileError(f"{error}\nWithout it all layers run in PyTorch.") from error
+            raise CompileError(f"all layers will run in PyTorch, for {error}") from error
 
 
 class Wheel(bdist_wheel):
