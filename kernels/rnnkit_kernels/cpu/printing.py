@@ -101,7 +101,9 @@ class Symbol:
 def _text(value: Any) -> str:
     if isinstance(value, Symbol):
         return value.name
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise NotPrintable(f"it computes with {value}")
         return f"number<V>({float(value)!r})"
     raise NotPrintable(f"it computes with a {type(value).__name__}")
 
