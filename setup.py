@@ -24,6 +24,7 @@ class BuildEngine(build_ext):
     def build_extension(self, ext: Extension) -> None:
         """Take the one of the checkout, where it is of the same sources, or compile."""
         target, here = Path(self.get_ext_fullpath(ext.name)), ENGINE.parent / FILE_NAME
+        target.unlink(missing_ok=True)  # of an earlier build
         try:
             if current(here):
                 target.parent.mkdir(parents=True, exist_ok=True)

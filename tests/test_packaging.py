@@ -1,12 +1,21 @@
 """What an installed rnnkit consists of, and what importing it costs."""
 
 import importlib
+import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
+
+from rnnkit_kernels.cpu.library import PACKAGE
+from rnnkit_kernels.cpu.sources import ENGINE
+from tests.compilers import NONE, quick_compiler
 
 ROOT = Path(__file__).parent.parent
 
@@ -66,3 +75,92 @@ def test_the_drawing_of_the_rooms_shows_every_folder() -> None:
     drawing = (ROOT / "docs" / "rooms.md").read_text()
     for package in listed_packages():
         assert re.search(rf"\b{package.rpartition('.')[2]}\b", drawing), package
+
+
+def backend(command: str, source: Path, out: Path, compiler: str = NONE) -> tuple[Path, str]:
+    """What pip has setuptools do in the folder `source`; the file in `out`, and what was said."""
+    code = "import sys\nfrom setuptools import build_meta\n"
+    code += f"print(build_meta.{command}(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(out)],
+        cwd=source, env={**os.environ, "CXX": compiler}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.split()[-1], done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a source distribution unpacks to."""
+    pytest.importorskip("setuptools", minversion="77")
+    folder = tmp_path_factory.mktemp("sdist")
+    for name in ("rnnkit", "kernels", "benchmarks"):
+        nothing_built = shutil.ignore_patterns("*.so", "__pycache__", "results")
+        shutil.copytree(ROOT / name, folder / "checkout" / name, ignore=nothing_built)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder / "checkout")
+    file, _ = backend("build_sdist", folder / "checkout", folder)
+    with tarfile.open(file) as archive:
+        archive.extractall(folder, filter="data")
+    return folder / file.name.removesuffix(".tar.gz")
+
+
+def needed(library: Path) -> set[str]:
+    """The libraries that a library asks for."""
+    if shutil.which("readelf") is None:
+        pytest.skip("there is no readelf")
+    done = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True)
+    return set(re.findall(r"\(NEEDED\).*\[(.+?)\.so", done.stdout))
+
+
+# No OpenMP: the engine takes torch's.
+ANYWHERE = {
+    "libc", "libm", "libstdc++", "libgcc_s", "libpthread", "ld-linux-x86-64", "ld-linux-aarch64",
+}  # fmt: skip
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_a_wheel_of_the_sdist_runs_on_every_python_of_its_platform(
+    sdist: Path, tmp_path: Path
+) -> None:
+    wheel, _ = backend("build_wheel", sdist, tmp_path, quick_compiler(tmp_path))
+    platform = re.sub("[-.]", "_", sysconfig.get_platform())
+    assert wheel.name.endswith(f"-py3-none-{platform}.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    code = (
+        "from rnnkit_kernels.cpu.library import library, missing\n"
+        "found = library()\n"
+        "print(found.path if found else missing())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    library = tmp_path / "installed" / "rnnkit_kernels" / "cpu" / PACKAGE.name
+    assert done.stdout == f"{library}\n"
+    if sys.platform == "linux":
+        assert needed(library) <= ANYWHERE
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="readelf reads what Linux loads")
+def test_the_engine_asks_for_nothing_that_torch_does_not_bring() -> None:
+    if not PACKAGE.exists():
+        pytest.skip("the engine is not built")
+    assert needed(PACKAGE) <= ANYWHERE
+
+
+@pytest.mark.process
+def test_without_a_compiler_a_wheel_for_every_machine_is_built(sdist: Path, tmp_path: Path) -> None:
+    wheel, said = backend("build_wheel", sdist, tmp_path)
+    assert wheel.name.endswith("-py3-none-any.whl")
+    needs = "the native engine needs a C++ compiler, and"
+    assert f"all layers will run in PyTorch, for {needs} CXX={NONE} is not there\n" in said
+    names = zipfile.ZipFile(wheel).namelist()
+    assert not [name for name in names if name.endswith(".so")]
+    # A compiler that comes later finds what it needs.
+    sources = {f"rnnkit_kernels/cpu/engine/{file.name}" for file in ENGINE.iterdir()}
+    assert sources <= set(names)
