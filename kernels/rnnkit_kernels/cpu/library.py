@@ -161,7 +161,7 @@ def _found(cell: Cell | None) -> Library | Unusable:
                 f"python -m rnnkit_kernels.cpu.build --module FILE has built {path}"
             )
         return load(path, source_hash(cells))
-    except (Unusable, printing.NotPrintable, OSError) as error:
+    except (RuntimeError, ValueError, OSError) as error:  # sources that can't be read, too
         return Unusable(str(error))
 
 
