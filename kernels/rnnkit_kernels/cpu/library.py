@@ -124,14 +124,13 @@ def _share_threads(found: Any) -> None:
 
 def _openmp() -> Any | None:
     """The OpenMP runtime that is already loaded, torch's, or None."""
-    candidates: list[str | None] = [None]
     try:
-        mapped = Path("/proc/self/maps").read_text()
-        candidates = [
-            *dict.fromkeys(re.findall(r"/\S*lib(?:gomp|iomp5|omp)\b\S*", mapped)), None,
-        ]  # fmt: skip
+        mapped = re.findall(r"/\S*lib(?:gomp|iomp5|omp)\b\S*", Path("/proc/self/maps").read_text())
     except OSError:
-        pass
+        mapped = []
+    # Other packages bring theirs too.
+    candidates: list[str | None] = [*sorted(set(mapped), key=lambda path: "/torch/" not in path)]
+    candidates.append(None)
     for name in candidates:
         try:
             runtime = ctypes.CDLL(name)

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rnnkit_kernels.cells import Cell
+from rnnkit_kernels.cells import CELLS, Cell
 from rnnkit_kernels.cpu.library import HEADER, LAYER, Library, library, missing
 from rnnkit_kernels.recurrence.rows import Rows
 
-_CALL = struct.Struct(f"={HEADER + 2 * LAYER}q")
-_NO_LAYER = (0,) * LAYER
+_CALLS = [struct.Struct(f"={HEADER + members * LAYER}q") for members in range(3)]
 _PLAIN = {Tensor, torch.nn.Parameter}
 # Below so many products a second thread costs more than it brings.
 FEW = 200_000
@@ -23,18 +22,16 @@ FEW_ROWS = 8
 
 
 def _engine(cell: Cell) -> tuple[Library, int]:
-    found = library()
+    found = library(cell)
     if found is None:
-        raise RuntimeError(f"backend=\"native\" can't run here: {missing()}")
+        raise RuntimeError(f"the native engine can't run here: {missing(cell)}")
     return found, found.cells[cell.name]
 
 
 def runs(cell: Cell, x: Tensor) -> bool:
     """Whether the engine is there for this cell, and takes what x is."""
-    found = library()
     return (
-        found is not None
-        and cell.name in found.cells
+        library(cell) is not None
         and x.dtype in (torch.float32, torch.float64)
         and x.device.type == "cpu"
         and x.numel() > 0
@@ -43,10 +40,7 @@ def runs(cell: Cell, x: Tensor) -> bool:
 
 @torch.compiler.assume_constant_result
 def _unavailable(cell: str) -> str:
-    found = library()
-    if found is None:
-        return missing()
-    return "" if cell in found.cells else f"the native engine was built without the cell {cell}"
+    return missing(CELLS[cell])
 
 
 def refuses(cell: str, input: Tensor, weights: Sequence[Tensor], autocasts: bool) -> str:
@@ -102,8 +96,8 @@ def _column(tensor: Tensor | None, member: int) -> tuple[int, int]:
 def _call(
     found: Library, backward: bool, header: Sequence[int], layers: Sequence[Sequence[int]]
 ) -> None:
-    flat = [*header, *layers[0], *(layers[1] if len(layers) > 1 else _NO_LAYER)]
-    failed = (found.backward if backward else found.forward)(_CALL.pack(*flat))
+    call = _CALLS[len(layers)].pack(*header, *(field for layer in layers for field in layer))
+    failed = (found.backward if backward else found.forward)(call)
     if failed:
         raise torch.OutOfMemoryError(
             "DefaultCPUAllocator: can't allocate memory: the native engine's room for packed "

@@ -83,7 +83,7 @@ static int threads_of(const RnnkitCall& call) {
 }
 
 template <class S, class C> int forward_of(const RnnkitCall& call, const RnnkitHost& host) {
-  Forward<S, C> layers[2] = {Forward<S, C>(call.layer[0]), Forward<S, C>(call.layer[1])};
+  Forward<S, C> layers[2] = {Forward<S, C>(call.layer[0]), Forward<S, C>(call.layer[call.members - 1])};
   Room sizes{nullptr};
   for (int m = 0; m < call.members; m++) layers[m].plan(sizes);
   Room room{(char*)host.room(sizes.used)};
@@ -94,7 +94,7 @@ template <class S, class C> int forward_of(const RnnkitCall& call, const RnnkitH
   return 0;
 }
 template <class S, class C> int backward_of(const RnnkitCall& call, const RnnkitHost& host) {
-  Backward<S, C> layers[2] = {Backward<S, C>(call.layer[0]), Backward<S, C>(call.layer[1])};
+  Backward<S, C> layers[2] = {Backward<S, C>(call.layer[0]), Backward<S, C>(call.layer[call.members - 1])};
   Room sizes{nullptr};
   for (int m = 0; m < call.members; m++) layers[m].plan(sizes, threads_of(call), call.dx);
   Room room{(char*)host.room(sizes.used)};

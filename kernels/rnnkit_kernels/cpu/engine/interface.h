@@ -28,7 +28,7 @@ struct RnnkitCall {
   int64_t threads, members;
   int64_t split;  // 0: threads take rows, and never wait; 1: they take units, and meet every step
   void *dx;       // (N, D), or null where nobody asks
-  RnnkitLayer layer[2];
+  RnnkitLayer layer[2];  // as many as there are members
 };
 
 typedef void (*RnnkitWork)(void* data, int me, int count);
