@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
+from rnnkit_kernels.cpu.quick import Quick
 from rnnkit_kernels.crf.log_partition import log_partition
 from rnnkit_kernels.dispatch.choice import (
     BACKENDS,
@@ -36,6 +37,7 @@ __all__ = [
     "Backend",
     "Decision",
     "Extras",
+    "Quick",
     "autocasts",
     "choose",
     "crf",

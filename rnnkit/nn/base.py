@@ -20,7 +20,7 @@ from rnnkit.nn.options import (
     check_size,
     check_zoneout,
 )
-from rnnkit_kernels.functional import BACKENDS, Backend, Extras, recurrent
+from rnnkit_kernels.functional import BACKENDS, Backend, Extras, Quick, recurrent
 
 
 class Recurrent(nn.Module, ABC):
@@ -107,6 +107,7 @@ class Recurrent(nn.Module, ABC):
                     value = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
                     self.register_parameter(name, value)
                     self._weight_names.append(name)
+        self._quick = Quick()
         self.reset_parameters()
         self.flatten_parameters()
 
@@ -228,6 +229,31 @@ class Recurrent(nn.Module, ABC):
     def _extra_defaults(self) -> dict[str, Any]:
         """The options that torch lacks and their defaults, with which the layer is torch's."""
         return {"zoneout": 0.0, "weight_drop": 0.0, "layer_norm": False, "recompute": False}
+
+    def _run_quickly(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
+        """Output and states without gradients on a CPU, or None where that takes the general way.
+
+        What makes a layer more than one cell over a dense input is asked first, for it costs least.
+        """
+        if (
+            torch.compiler.is_compiling()
+            or not isinstance(input, Tensor)
+            or input.dim() != 3
+            or self.num_layers != 1
+            or self.backend not in ("auto", "native")
+            or self.bidirectional
+            or self.proj_size
+            or self.zoneout
+            or self.layer_norm
+            or self.weight_drop
+            or list(self._parameters) != self._weight_names
+        ):
+            return None
+        weights = tuple(self._parameters.values())
+        if not self.batch_first:
+            return self._quick.layer(self._cell, weights, input, hx, self.backend)
+        found = self._quick.layer(self._cell, weights, input.transpose(0, 1), hx, self.backend)
+        return None if found is None else (found[0].transpose(0, 1), *found[1:])
 
     def _run(
         self, input: Tensor | PackedSequence, hx: States | None, lengths: Tensor | None

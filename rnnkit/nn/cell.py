@@ -1,15 +1,37 @@
 """`LSTMCell`, `GRUCell` and `RNNCell`: one step, with torch.nn's parameters.
 
-One step has no recurrence to fuse, so torch's own cells do the work; the reset-before GRU, which
-torch lacks, runs its definition.
+Without gradients the native CPU engine takes the step where it can. With them there is nothing to
+gain in one step, so torch's own cells do the work; the reset-before GRU, which torch lacks, runs
+its definition.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from rnnkit.nn.inputs import check_pair
-from rnnkit_kernels.functional import gru_reset_before
+from rnnkit_kernels.functional import Quick, gru_reset_before
+
+
+def _step(
+    module: nn.RNNCellBase, cell: str, input: Tensor, states: Any
+) -> tuple[Tensor, ...] | None:
+    """One step without gradients on a CPU, or None where that takes the general way."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or not isinstance(input, Tensor):
+        return None
+    own = module._parameters
+    if list(own) != _NAMES:
+        return None
+    weights: Any = tuple(own.values()) if module.bias else (own["weight_ih"], own["weight_hh"])
+    quick = module.__dict__.get("_quick")
+    if quick is None:
+        quick = module.__dict__["_quick"] = Quick()
+    found: tuple[Tensor, ...] | None = quick.cell(cell, weights, input, states)
+    return found
+
+
+_NAMES = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 
 
 def _check_state(cell: nn.RNNCellBase, input: Tensor, hx: Tensor, which: str) -> None:
@@ -55,6 +77,10 @@ class LSTMCell(nn.LSTMCell):
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
         """One step; `hx` is (h, c), zeros if left out."""
+        if hx is None or type(hx) is tuple:
+            found = _step(self, "lstm", input, hx)
+            if found is not None:
+                return found[0], found[1]
         _check_input(self, input)
         if hx is not None:
             check_pair("LSTMCell", hx)
@@ -75,6 +101,10 @@ class GRUCell(nn.GRUCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step; `hx` is h, zeros if left out."""
+        cell = "gru" if self.reset_after else "gru_reset_before"
+        found = _step(self, cell, input, None if hx is None else (hx,))
+        if found is not None:
+            return found[0]
         _check_input(self, input)
         if hx is not None:
             _check_state(self, input, hx, "h")
@@ -98,6 +128,9 @@ class RNNCell(nn.RNNCell):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step; `hx` is h, zeros if left out."""
+        found = _step(self, f"rnn_{self.nonlinearity}", input, None if hx is None else (hx,))
+        if found is not None:
+            return found[0]
         _check_input(self, input)
         if hx is not None:
             _check_state(self, input, hx, "h")

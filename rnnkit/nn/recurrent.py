@@ -154,6 +154,10 @@ class LSTM(Recurrent):
             ValueError: a wrong dtype or number of dimensions, or lengths outside [0, T].
             RuntimeError: a wrong width, initial state or device.
         """
+        if lengths is None and (hx is None or type(hx) is tuple):
+            found = self._run_quickly(input, hx)
+            if found is not None:
+                return found[0], (found[1], found[2])
         if hx is not None:
             check_pair("LSTM", hx)
         output, (h_n, c_n) = self._run(input, None if hx is None else tuple(hx), lengths)
@@ -171,6 +175,10 @@ class _OneState(Recurrent):
         lengths: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run the layer; arguments, results and errors as `LSTM.forward`'s, with hx = h0 alone."""
+        if lengths is None:
+            found = self._run_quickly(input, None if hx is None else (hx,))
+            if found is not None:
+                return found[0], found[1]
         if hx is not None and not isinstance(hx, Tensor):
             raise TypeError(
                 f"{type(self).__name__}: expected hx to be one tensor h_0, got {type(hx).__name__}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -68,11 +68,12 @@ def refuses(cell: str, input: Tensor, weights: Sequence[Tensor], autocasts: bool
     return ""
 
 
-def _threads(work: int) -> int:
+def threads_for(work: int) -> int:
+    """How many threads share so many products."""
     return 1 if work < FEW else torch.get_num_threads()
 
 
-def _split(cell: Cell, batch: int, hidden: int, threads: int, size: int) -> int:
+def split(cell: Cell, batch: int, hidden: int, threads: int, size: int) -> int:
     """1 where threads share units, 0 where they share rows."""
     large = cell.gates_at[-1] * hidden * hidden * size > 1_500_000
     return int(threads > 1 and (batch < FEW_ROWS or (batch < 16 * threads and large)))
@@ -99,10 +100,15 @@ def _call(
     call = _CALLS[len(layers)].pack(*header, *(field for layer in layers for field in layer))
     failed = (found.backward if backward else found.forward)(call)
     if failed:
-        raise torch.OutOfMemoryError(
-            "DefaultCPUAllocator: can't allocate memory: the native engine's room for packed "
-            "weights and pre-activations"
-        )
+        raise_shortage()
+
+
+def raise_shortage() -> NoReturn:
+    """Raise what torch raises where memory has run out."""
+    raise torch.OutOfMemoryError(
+        "DefaultCPUAllocator: can't allocate memory: the native engine's room for packed weights "
+        "and pre-activations"
+    )
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
@@ -156,11 +162,14 @@ def forward(
     saved = x.new_empty(count, members, cell.saved_at[-1], hidden) if keep else nothing
     states = x.new_empty(count, members, slots, hidden) if save else nothing
     sizes, offsets = _contiguous(rows.batch_sizes, rows.offsets)
-    threads = _threads(count * members * gates * hidden * (features + outputs))
+    threads = threads_for(count * members * gates * hidden * (features + outputs))
     layers = []
     for m in range(members):
         (to_y, y_stride), (to_saved, saved_stride) = _column(y, m), _column(saved, m)
-        (to_states, states_stride), (to_zoneout, zoneout_stride) = _column(states, m), _column(zoneout, m)
+        (to_states, states_stride), (to_zoneout, zoneout_stride) = (
+            _column(states, m),
+            _column(zoneout, m),
+        )
         layers.append((
             rows.steps, batch, features, hidden, outputs, count, int(reverse != (m == 1)), int(save),
             _address(sizes), _address(offsets), x.data_ptr(),
@@ -172,8 +181,8 @@ def forward(
             features, y_stride, saved_stride, states_stride, zoneout_stride, 0,
         ))  # fmt: skip
     size = x.element_size()
-    split = _split(cell, batch, hidden, threads, size)
-    _call(found, False, (index, size, threads, members, split, 0), layers)
+    shared = split(cell, batch, hidden, threads, size)
+    _call(found, False, (index, size, threads, members, shared, 0), layers)
     return y, h_n, c_n, saved, states
 
 
@@ -227,11 +236,14 @@ def backward(
     wanted = (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
     gradients = [None if tensor is None else torch.empty_like(tensor) for tensor in wanted]
     sizes, offsets = _contiguous(rows.batch_sizes, rows.offsets)
-    threads = _threads(count * members * gates * hidden * (features + outputs))
+    threads = threads_for(count * members * gates * hidden * (features + outputs))
     layers = []
     for m in range(members):
         (to_y, y_stride), (to_saved, saved_stride) = _column(y, m), _column(saved, m)
-        (to_states, states_stride), (to_zoneout, zoneout_stride) = _column(states, m), _column(zoneout, m)
+        (to_states, states_stride), (to_zoneout, zoneout_stride) = (
+            _column(states, m),
+            _column(zoneout, m),
+        )
         to_dy, dy_stride = _column(dy, m)
         d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_weight_hr, d_cell, d_h0, d_c0 = (
             _address(tensor, m) for tensor in gradients
@@ -248,6 +260,6 @@ def backward(
             features, y_stride, saved_stride, states_stride, zoneout_stride, dy_stride,
         ))  # fmt: skip
     size = x.element_size()
-    split = _split(cell, batch, hidden, threads, size)
-    _call(found, True, (index, size, threads, members, split, _address(dx)), layers)
+    shared = split(cell, batch, hidden, threads, size)
+    _call(found, True, (index, size, threads, members, shared, _address(dx)), layers)
     return [dx, *gradients]

@@ -1,5 +1,7 @@
 """Where the native engine is faster than torch's own layers, by what was measured."""
 
+IN_TORCH = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
 
 def faster(
     cell: str,
@@ -8,7 +10,7 @@ def faster(
     hidden: int,
     trains: bool,
     ragged: bool,
-    has_projections: bool,
+    has_projections: bool = False,
 ) -> tuple[bool, str]:
     """Whether "auto" takes the engine, and why.
 
@@ -19,4 +21,6 @@ def faster(
         ragged: whether the sequences have several lengths.
         has_projections: whether h is projected.
     """
+    if trains and steps == 1 and not ragged and cell != "lstm":
+        return False, "of a single step with its backward pass torch's own layers are faster"
     return True, "measured to be faster on a CPU"

@@ -28,7 +28,6 @@ Backend = Literal[
 ]  # fmt: skip
 BACKENDS: tuple[str, ...] = get_args(Backend)
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
-_IN_TORCH = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Extras:
 
     def missing_in_torch(self, cell: str) -> str | None:
         """What of this torch's own layers don't have, or None if they have it all."""
-        if cell not in _IN_TORCH:
+        if cell not in rule.IN_TORCH:
             return cell
         if self.layer_norm:
             return "layer normalisation"

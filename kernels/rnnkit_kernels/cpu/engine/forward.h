@@ -11,8 +11,9 @@ template <class S, class C> struct Forward : Layer<S, C> {
   using V = Vec<S>;
   using T2 = Two<S>;
   static constexpr int L = LANES<S>;
+  static constexpr int FEW = 12;  // packing costs what so many rows do
 
-  bool one_row;  // a single sequence: dot products with the weights as they lie
+  bool few;    // rows, at a time or in all: dot products with the weights as they lie
   bool packs_input;  // W_ih is packed too
   bool fused;    // the input product is made step by step, with W_ih beside W_hh in the cache
   S *weight_ih[C::stages], *weight_hh[C::stages], *weight_hr;  // packed
@@ -30,16 +31,16 @@ template <class S, class C> struct Forward : Layer<S, C> {
   Panels projection_panels() const { return panels<S>(P, H, 1); }
 
   void plan(Room& room) {
-    one_row = B == 1;
-    packs_input = !one_row || N >= 16;
+    few = B == 1 || N < FEW;
+    packs_input = N >= FEW;
     // Both weights are read at every step: that must not drive each other out of the second cache.
     // Many rows make up for it.
-    fused = !one_row && REGISTERS == 32 && (B >= 32 || G * (D + P) * H * (int64_t)sizeof(S) < 1500000);
+    fused = !few && REGISTERS == 32 && (B >= 32 || G * (D + P) * H * (int64_t)sizeof(S) < 1500000);
     for (int s = 0; s < STAGES; s++) {
       weight_ih[s] = packs_input ? room.take<S>(input_panels(s).size()) : nullptr;
-      weight_hh[s] = one_row ? nullptr : room.take<S>(hidden_panels(s).size());
+      weight_hh[s] = few ? nullptr : room.take<S>(hidden_panels(s).size());
     }
-    weight_hr = projects && !one_row ? room.take<S>(projection_panels().size()) : nullptr;
+    weight_hr = projects && !few ? room.take<S>(projection_panels().size()) : nullptr;
     gates = nullptr;
     if (!fused) {
       // Where they are overwritten anyway: what is saved, or y, takes their place row by row.
@@ -66,7 +67,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
       for (int64_t p = 0; packs_input && p < in.count; p++)
         if (job++ % threads == me)
           pack_rows<S>((const S*)raw.weight_ih + gate * H * D, in, p, weight_ih[s]);
-      for (int64_t p = 0; !one_row && p < hidden.count; p++)
+      for (int64_t p = 0; !few && p < hidden.count; p++)
         if (job++ % threads == me)
           pack_rows<S>((const S*)raw.weight_hh + gate * H * P, hidden, p, weight_hh[s]);
     }
@@ -83,7 +84,12 @@ template <class S, class C> struct Forward : Layer<S, C> {
       for (int64_t m = begin; m < end; m++) {
         const S* w = (const S*)raw.weight_ih + m * D;
         const S bias = raw.bias_ih ? ((const S*)raw.bias_ih)[m] : S(0);
-        for (int64_t n = 0; n < N; n++) gates[n * gates_stride + m] = dot<S>(w, Base::x(n), D) + bias;
+        for (int64_t n = 0; n < N; n += MOST_DOTS) {
+          const int rows = N - n < MOST_DOTS ? (int)(N - n) : MOST_DOTS;
+          const S* a[MOST_DOTS];
+          for (int r = 0; r < rows; r++) a[r] = Base::x(n + r);
+          dots<S>(rows, w, a, D, [&](int r, S value) { gates[(n + r) * gates_stride + m] = value + bias; });
+        }
       }
       return;
     }
@@ -191,27 +197,32 @@ template <class S, class C> struct Forward : Layer<S, C> {
     }
   }
 
-  // One vector of units of a single sequence.
-  template <int s> void row_of_step(const Rows& rows, int64_t vector) const {
+  // One vector of units of few rows.
+  template <int s> void few_of_step(const Rows& rows, int64_t vector) const {
     constexpr int gates_here = C::gates_at[s + 1] - C::gates_at[s], gate0 = C::gates_at[s];
     const int64_t u = vector * L, K = s == 0 ? P : H;
     const int n = filled(H, u, L);
-    T2 x[gates_here], h[gates_here];
-    const S* from = s == 0 ? rows.before[0] : operand;
-    for (int g = 0; g < gates_here; g++) {
-      const int64_t at = (gate0 + g) * H + u;
-      alignas(64) S found[L] = {};
-      for (int i = 0; i < n; i++) found[i] = dot<S>((const S*)raw.weight_hh + (at + i) * K, from, K);
-      h[g] = load(found, found, L) + bias(raw.bias_hh, gate0 + g, u);
-      x[g] = input(rows.row[0], rows.row[0], gate0 + g, u);
+    alignas(64) S found[MOST_DOTS][gates_here][L] = {};
+    const S* a[MOST_DOTS];
+    for (int r = 0; r < rows.count; r++) a[r] = s == 0 ? rows.before[r] : operand + rows.b[r] * H;
+    for (int g = 0; g < gates_here; g++)
+      for (int i = 0; i < n; i++)
+        dots<S>(rows.count, (const S*)raw.weight_hh + ((gate0 + g) * H + u + i) * K, a, K, [&](int r, S value) { found[r][g][i] = value; });
+    for (int q = 0; q < rows.count; q += 2) {
+      const int r = q + 1 < rows.count ? q + 1 : q;
+      T2 x[gates_here], h[gates_here];
+      for (int g = 0; g < gates_here; g++) {
+        h[g] = load(found[q][g], found[r][g], L) + bias(raw.bias_hh, gate0 + g, u);
+        x[g] = input(rows.row[q], rows.row[r], gate0 + g, u);
+      }
+      units<s>(rows, q, r, u, x, h);
     }
-    units<s>(rows, 0, 0, u, x, h);
   }
 
   template <int s> void stage(int64_t t, const Place& place) const {
     const Panels shape = hidden_panels(s);
     over_rows(t, place, shape, weight_hh[s], [&](const Rows& rows, int64_t panel, Ahead ahead) {
-      if (one_row) row_of_step<s>(rows, panel); else tile_of_step<s>(rows, panel, shape, ahead);
+      if (few) few_of_step<s>(rows, panel); else tile_of_step<s>(rows, panel, shape, ahead);
     });
     place.meet();
     if constexpr (s + 1 < STAGES) stage<s + 1>(t, place);
@@ -220,15 +231,15 @@ template <class S, class C> struct Forward : Layer<S, C> {
   // Panel by panel, so that one stays in the cache for all rows; the next is fetched meanwhile.
   template <class Each>
   void over_rows(int64_t t, const Place& place, const Panels& shape, const S* packed, Each each) const {
-    const int64_t panels = one_row ? shape.vectors : shape.count;
+    const int64_t panels = few ? shape.vectors : shape.count;
     const int64_t first = place.first_panel(panels), last = place.last_panel(panels);
     const int64_t mine = place.rows(Base::count(t)), start = Base::offset(t);
     const auto before = Base::step_before(t);
-    const int64_t bytes = one_row ? 0 : shape.longest() * sizeof(S);
+    const int64_t bytes = few ? 0 : shape.longest() * sizeof(S);
     const bool near = bytes * (last - first) < 1500000;  // the weights stay in the second cache
     for (int64_t panel = first; panel < last; panel++) {
       const int64_t next = panel + 1 < last ? panel + 1 : first;
-      const int64_t most = one_row ? 1 : shape.rows(panel), blocks = (mine + most - 1) / most;
+      const int64_t most = few ? MOST_DOTS : shape.rows(panel), blocks = (mine + most - 1) / most;
       for (int64_t block = 0; block < blocks; block++) {
         const int64_t from = share(mine, block, blocks), to = share(mine, block + 1, blocks);
         Rows rows;
@@ -239,7 +250,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
           rows.row[r] = start + b;
           rows.before[r] = before.hidden(b);
         }
-        Ahead ahead{(const char*)(packed + (one_row ? 0 : shape.offset(next))), 0};
+        Ahead ahead{(const char*)(packed + (few ? 0 : shape.offset(next))), 0};
         if (!near) {
           ahead.at += bytes / blocks / 64 * 64 * block;
           ahead.step = (bytes / blocks / shape.K + 63) / 64 * 64;
@@ -252,16 +263,16 @@ template <class S, class C> struct Forward : Layer<S, C> {
   void project(int64_t t, const Place& place) const {
     const Panels shape = projection_panels();
     over_rows(t, place, shape, weight_hr, [&](const Rows& rows, int64_t panel, Ahead ahead) {
-      if (one_row) {
+      const S* a[MOST_ROWS];
+      for (int r = 0; r < rows.count; r++) a[r] = wide_at(rows.row[r], rows.b[r]);
+      if (few) {
         for (int64_t p = panel * L; p < P && p < (panel + 1) * L; p++)
-          Base::y(rows.row[0])[p] = dot<S>((const S*)raw.weight_hr + p * H, wide_at(rows.row[0], 0), H);
+          dots<S>(rows.count, (const S*)raw.weight_hr + p * H, a, H, [&](int r, S value) { Base::y(rows.row[r])[p] = value; });
         return;
       }
       const int vectors = shape.wide(panel);
       const int64_t stride = (int64_t)vectors * L, unit = shape.unit(panel);
       alignas(64) S sums[MOST_ROWS * 8 * L];
-      const S* a[MOST_ROWS];
-      for (int r = 0; r < rows.count; r++) a[r] = wide_at(rows.row[r], rows.b[r]);
       multiply<S>(rows.count, a, weight_hr + shape.offset(panel), H, vectors, sums, stride, ahead, true);
       for (int r = 0; r < rows.count; r++)
         for (int v = 0; v < vectors; v++)

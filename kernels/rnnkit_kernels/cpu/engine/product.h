@@ -332,22 +332,35 @@ static void transposed_product(Left left, int64_t columns, Right right, int64_t 
   }
 }
 
-// The dot product of two rows.
-template <class S> INLINE S dot(const S* a, const S* b, int64_t K) {
-  constexpr int L = LANES<S>;
-  Vec<S> s0{}, s1{}, s2{}, s3{};
+// to(r) = w · a[r] for R rows: what weights that are used once are worth, for they lie as they are.
+template <class S, int R, class To> INLINE void dots_of(const S* w, const S* const* a, int64_t K, To to) {
+  constexpr int L = LANES<S>, APART = R == 1 ? 4 : 2;  // sums that don't wait for each other
+  Vec<S> sums[R][APART] = {};
   int64_t k = 0;
-  for (; k + 4 * L <= K; k += 4 * L) {
-    s0 += load(a + k) * load(b + k);
-    s1 += load(a + k + L) * load(b + k + L);
-    s2 += load(a + k + 2 * L) * load(b + k + 2 * L);
-    s3 += load(a + k + 3 * L) * load(b + k + 3 * L);
-  }
+  for (; k + APART * L <= K; k += APART * L)
+    for (int i = 0; i < APART; i++) {
+      const Vec<S> weights = load(w + k + i * L);
+      for (int r = 0; r < R; r++) sums[r][i] += weights * load(a[r] + k + i * L);
+    }
   for (; k < K; k += L) {
     const int n = K - k < L ? (int)(K - k) : L;
-    s0 += load(a + k, n) * load(b + k, n);
+    const Vec<S> weights = load(w + k, n);
+    for (int r = 0; r < R; r++) sums[r][0] += weights * load(a[r] + k, n);
   }
-  return sum<S>((s0 + s1) + (s2 + s3));
+  for (int r = 0; r < R; r++) {
+    Vec<S> whole = sums[r][0] + sums[r][1];
+    for (int i = 2; i < APART; i++) whole += sums[r][i];
+    to(r, sum<S>(whole));
+  }
+}
+constexpr int MOST_DOTS = 4;
+template <class S, class To> INLINE void dots(int rows, const S* w, const S* const* a, int64_t K, To to) {
+  switch (rows) {
+    case 1: return dots_of<S, 1>(w, a, K, to);
+    case 2: return dots_of<S, 2>(w, a, K, to);
+    case 3: return dots_of<S, 3>(w, a, K, to);
+    case 4: return dots_of<S, 4>(w, a, K, to);
+  }
 }
 
 }  // namespace RNNKIT_ISA
