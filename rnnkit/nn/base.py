@@ -249,7 +249,7 @@ class Recurrent(nn.Module, ABC):
             or list(self._parameters) != self._weight_names
         ):
             return None
-        weights = tuple(self._parameters.values())
+        weights: Any = tuple(self._parameters.values())
         if not self.batch_first:
             return self._quick.layer(self._cell, weights, input, hx, self.backend)
         found = self._quick.layer(self._cell, weights, input.transpose(0, 1), hx, self.backend)

@@ -171,7 +171,8 @@ def forward(
             _column(zoneout, m),
         )
         layers.append((
-            rows.steps, batch, features, hidden, outputs, count, int(reverse != (m == 1)), int(save),
+            rows.steps, batch, features, hidden, outputs, count,
+            int(reverse != (m == 1)), int(save),
             _address(sizes), _address(offsets), x.data_ptr(),
             _address(weight_ih, m), _address(weight_hh, m), _address(bias_ih, m),
             _address(bias_hh, m), _address(weight_hr, m), _address(cell_weights, m),

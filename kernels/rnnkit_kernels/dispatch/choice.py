@@ -64,8 +64,9 @@ class Decision:
     """What runs a layer.
 
     Attributes:
-        engine: "torch", "native", "eager", "reference" or, for the Triton kernels, the plan's mode; while
-            tracing "rule" or "alone", which leaves the mode to the operator, see `ops.planned`.
+        engine: "torch", "native", "eager", "reference" or, for the Triton kernels, the plan's mode;
+            while tracing "rule" or "alone", which leaves the mode to the operator, see
+            `ops.planned`.
         reason: why, in one sentence.
         plan: the kernel's tiles, for the Triton kernels.
     """

@@ -45,13 +45,13 @@ def _forward(
     rows = rows_of(x, h0, batch_sizes, offsets)
     inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
     keep = save and not recompute
-    found = native.forward(CELLS[cell], *inputs, zoneout, rows, False, save, keep)
-    return (found[0].view(*x.shape[:-1], -1), *found[1:])
+    y, *others = native.forward(CELLS[cell], *inputs, zoneout, rows, False, save, keep)
+    return (y.view(*x.shape[:-1], -1), *others)
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, cell: str, recompute: bool, *inputs: Tensor | None) -> Any:
+    def forward(ctx: Any, cell: str, recompute: bool, *inputs: Any) -> Any:
         y, h_n, c_n, saved, states = _forward(*inputs, cell, "native", True, recompute)
         ctx.save_for_backward(*inputs, y, saved, states)
         ctx.cell, ctx.recompute = cell, recompute
@@ -59,25 +59,19 @@ class _Layer(torch.autograd.Function):
         return y, h_n, c_n
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         tensors = ctx.saved_tensors
         needs_dx = ctx.needs_input_grad[2]
         # Grad mode is on here where the gradients will be differentiated themselves.
-        run = recurrence_backward if torch.is_grad_enabled() else layer_gradients
+        run: Any = recurrence_backward if torch.is_grad_enabled() else layer_gradients
         found = run(*gradients, *tensors, ctx.cell, False, "native", ctx.recompute, needs_dx)
         given = [tensor is not None for tensor in tensors[:DIFFERENTIABLE]]
         given[0] = needs_dx
-        return (
-            None,
-            None,
-            *(g if there else None for g, there in zip(found, given, strict=True)),
-            *[None] * 3,
-        )
+        wanted = (g if there else None for g, there in zip(found, given, strict=True))
+        return (None, None, *wanted, *[None] * 3)
 
 
-def native_layer(
-    inputs: tuple[Tensor | None, ...], cell: str, save: bool, recompute: bool
-) -> Result:
+def native_layer(inputs: tuple[Any, ...], cell: str, save: bool, recompute: bool) -> Result:
     """One layer in one direction or both.
 
     Args:
