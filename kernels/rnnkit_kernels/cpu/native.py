@@ -38,7 +38,7 @@ def runs(cell: Cell, x: Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _unavailable(cell: str) -> str:
     return missing(CELLS[cell])
 
@@ -47,7 +47,7 @@ def refuses(cell: str, input: Tensor, weights: Sequence[Tensor], autocasts: bool
     """Why the engine can't run a layer, in one sentence; empty where it can."""
     if input.device.type != "cpu":
         return f"the native engine is for CPUs, and the input is on {input.device}"
-    why = _unavailable(cell)
+    why: str = _unavailable(cell)
     if why:
         return why
     if autocasts:

@@ -45,14 +45,17 @@ def _forward(
     rows = rows_of(x, h0, batch_sizes, offsets)
     inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
     keep = save and not recompute
-    y, *others = native.forward(CELLS[cell], *inputs, zoneout, rows, False, save, keep)
-    return (y.view(*x.shape[:-1], -1), *others)
+    y, h_n, c_n, saved, states = native.forward(
+        CELLS[cell], *inputs, zoneout, rows, False, save, keep
+    )
+    return y.view(*x.shape[:-1], -1), h_n, c_n, saved, states
 
 
 class _Layer(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cell: str, recompute: bool, *inputs: Any) -> Any:
-        y, h_n, c_n, saved, states = _forward(*inputs, cell, "native", True, recompute)
+        run: Any = _forward
+        y, h_n, c_n, saved, states = run(*inputs, cell, "native", True, recompute)
         ctx.save_for_backward(*inputs, y, saved, states)
         ctx.cell, ctx.recompute = cell, recompute
         ctx.set_materialize_grads(False)
@@ -85,5 +88,6 @@ def native_layer(inputs: tuple[Any, ...], cell: str, save: bool, recompute: bool
     """
     if save:
         return _Layer.apply(cell, recompute, *inputs)  # type: ignore[no-any-return,no-untyped-call]
-    y, h_n, c_n, _, _ = _forward(*inputs, cell, "native", False, recompute)
+    run: Any = _forward
+    y, h_n, c_n, _, _ = run(*inputs, cell, "native", False, recompute)
     return y, h_n, c_n
