@@ -75,7 +75,13 @@ def recurrent(
     if seed is None and draws:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device)
 
-    def run(data: Tensor, state: States, rows: Rows, order: Tensor | None) -> tuple[Tensor, States]:
+    def run(
+        data: Tensor,
+        state: States,
+        rows: Rows,
+        order: Tensor | None,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor, States]:
         if decision.engine == "torch":
             options = (has_biases, num_layers, dropout, training, bidirectional)
             return _torch_stack(cell, data, state, weights, options, rows)
@@ -96,11 +102,15 @@ def recurrent(
             span = slice(i * directions, (i + 1) * directions)
             own = tuple(value[span] for value in state)
             shares = _shares(extras.zoneout, own, data, rows, order, seed if training else None, i)
-            data, final = _layer(cell, decision, data, *parts, own, shares, rows, extras)
+            data, final = _layer(cell, decision, data, *parts, own, shares, rows, extras, lengths)
             last.append(final)
         return data, tuple(torch.cat(values) for values in zip(*last, strict=True))
 
     if lengths is not None:
+        if _takes_lengths(decision, lengths, extras):
+            # The engine finds its way through sequences of any order, as they lie.
+            rows = Rows(input.shape[0], input.shape[1])
+            return run(input, hx, rows, None, lengths)
         # torch's own layers take packed rows, for which the lengths must be on the host.
         if decision.engine == "torch" or on_host(lengths, decision):
             lengths = lengths.cpu()
@@ -113,6 +123,17 @@ def recurrent(
     if batch_sizes is None:
         return run(input, hx, Rows(input.shape[0], input.shape[1]), None)
     return run(input, hx, packed_rows(batch_sizes), order)
+
+
+def _takes_lengths(decision: Decision, lengths: Tensor, extras: Extras) -> bool:
+    """Whether a padded batch runs as it lies, and no row of it is packed."""
+    return (
+        decision.engine == "native"
+        and not torch.compiler.is_compiling()
+        and not extras.recompute
+        and lengths.device.type == "cpu"
+        and bool(lengths.any())
+    )
 
 
 def _shares(
@@ -180,6 +201,7 @@ def _layer(
     shares: Tensor | None,
     rows: Rows,
     extras: Extras,
+    lengths: Tensor | None,
 ) -> tuple[Tensor, States]:
     h0, c0 = state[0], state[1] if len(state) > 1 else None
     inputs: tuple[Any, ...] = (data, *weights, h0, c0, shares)
@@ -191,7 +213,7 @@ def _layer(
     engine, recompute = decision.engine, extras.recompute
     inputs = (*inputs, rows.batch_sizes, rows.offsets)
     if engine == "native" and not torch.compiler.is_compiling():
-        y, h_n, c_n = native_layer(inputs, cell, save, recompute)
+        y, h_n, c_n = native_layer((*inputs, lengths), cell, save, recompute)
         return y, (h_n,) if c_n is None else (h_n, c_n)
     y, h_n, c_n, _, _ = recurrence(*inputs, cell, False, engine, save, recompute)
     return y, (h_n,) if c0 is None else (h_n, c_n)

@@ -131,12 +131,14 @@ def forward(
     reverse: bool,
     save: bool,
     keep: bool,
+    lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor]:
     """One layer in one direction or both; arguments are those of `rnnkit::recurrence`.
 
     Args:
         save: whether states are wanted.
         keep: whether what the cell saves is wanted too.
+        lengths: int64 (B,), of sequences in any order in T·B rows; `rows` is dense then.
 
     Returns:
         y (N, M, P), h_n (M, B, P), c_n (M, B, H) or None, saved (N, M, S, H), empty unless `keep`,
@@ -161,7 +163,7 @@ def forward(
     slots = _slots(cell, weight_hr, zoneout)
     saved = x.new_empty(count, members, cell.saved_at[-1], hidden) if keep else nothing
     states = x.new_empty(count, members, slots, hidden) if save else nothing
-    sizes, offsets = _contiguous(rows.batch_sizes, rows.offsets)
+    sizes, offsets, lengths = _contiguous(rows.batch_sizes, rows.offsets, lengths)
     threads = threads_for(count * members * gates * hidden * (features + outputs))
     layers = []
     for m in range(members):
@@ -173,7 +175,7 @@ def forward(
         layers.append((
             rows.steps, batch, features, hidden, outputs, count,
             int(reverse != (m == 1)), int(save),
-            _address(sizes), _address(offsets), x.data_ptr(),
+            _address(sizes), _address(offsets), _address(lengths), x.data_ptr(),
             _address(weight_ih, m), _address(weight_hh, m), _address(bias_ih, m),
             _address(bias_hh, m), _address(weight_hr, m), _address(cell_weights, m),
             _address(h0, m), _address(c0, m), to_zoneout,
@@ -213,10 +215,11 @@ def backward(
     saved: Tensor,
     states: Tensor,
     needs_dx: bool,
+    lengths: Tensor | None = None,
 ) -> list[Tensor | None]:
     """Gradients of x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0.
 
-    Arguments are those of `rnnkit::recurrence_backward`; y is (N, M, P).
+    Arguments are those of `rnnkit::recurrence_backward`, y (N, M, P), and `lengths` as above.
     """
     found, index = _engine(cell)
     (
@@ -236,7 +239,7 @@ def backward(
     dx = torch.empty_like(x) if needs_dx else None
     wanted = (weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
     gradients = [None if tensor is None else torch.empty_like(tensor) for tensor in wanted]
-    sizes, offsets = _contiguous(rows.batch_sizes, rows.offsets)
+    sizes, offsets, lengths = _contiguous(rows.batch_sizes, rows.offsets, lengths)
     threads = threads_for(count * members * gates * hidden * (features + outputs))
     layers = []
     for m in range(members):
@@ -251,7 +254,7 @@ def backward(
         )
         layers.append((
             rows.steps, batch, features, hidden, outputs, count, int(reverse != (m == 1)), 1,
-            _address(sizes), _address(offsets), x.data_ptr(),
+            _address(sizes), _address(offsets), _address(lengths), x.data_ptr(),
             _address(weight_ih, m), _address(weight_hh, m), _address(bias_ih, m),
             _address(bias_hh, m), _address(weight_hr, m), _address(cell_weights, m),
             _address(h0, m), _address(c0, m), to_zoneout,

@@ -178,7 +178,7 @@ class Quick:
         split = native.split(kind, batch, hidden, threads, 4)
         head = (
             found.cells[cell], 4, threads, 1, split, 0,
-            steps, batch, features, hidden, hidden, rows, 0, 0, 0, 0,
+            steps, batch, features, hidden, hidden, rows, 0, 0, 0, 0, 0,
         )  # fmt: skip
         tail = (*(0,) * 13, features, hidden, 0, 0, 0, 0)
         leading = (1, batch) if len(shape) == 3 else shape[:-1]

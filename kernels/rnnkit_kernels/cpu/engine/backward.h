@@ -33,6 +33,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
   bool carries_hidden() const { return hidden_carry >= 0 || zones; }
 
   void plan(Room& room, int threads, bool wants_dx) {
+    Base::plan_rows(room);
     weight_ih = wants_dx ? room.take<S>(input_panels().size()) : nullptr;
     for (int s = 0; s < STAGES; s++) weight_hh[s] = room.take<S>(hidden_panels(s).size());
     weight_hr = projects ? room.take<S>(projection_panels().size()) : nullptr;
@@ -75,27 +76,14 @@ template <class S, class C> struct Backward : Layer<S, C> {
   }
   void start(int me, int threads) const {
     for (int64_t b = me; b < B; b += threads) {
-      if (carry_hidden) memset(carry_hidden + b * H, 0, H * sizeof(S));
-      if (carry_cell) {
-        if (raw.dc_n)
-          memcpy(carry_cell + b * H, (const S*)raw.dc_n + b * H, H * sizeof(S));
-        else
-          memset(carry_cell + b * H, 0, H * sizeof(S));
-      }
-      const int64_t many = Base::length(b);
-      for (int64_t t = 0; t < T; t++) {
-        const int64_t row = Base::offset(t) + b;
-        if (t < many) {
-          hidden_rows[row] = Base::step_before(t).hidden(b);
-        } else if (Base::padded()) {  // rows of no step take no part in any sum
-          hidden_rows[row] = (const S*)raw.h0 + b * P;
-          memset(column(row, 0), 0, COLUMNS * H * sizeof(S));
-          if (projected) memset(projected + row * P, 0, P * sizeof(S));
-          if (operand) memset(operand + row * H, 0, H * sizeof(S));
-        } else {
-          break;
-        }
-      }
+      const int64_t at = Base::at(b);
+      if (carry_hidden) memset(carry_hidden + at * H, 0, H * sizeof(S));
+      if (carry_cell && raw.dc_n)
+        memcpy(carry_cell + at * H, (const S*)raw.dc_n + at * H, H * sizeof(S));
+      else if (carry_cell)
+        memset(carry_cell + at * H, 0, H * sizeof(S));
+      for (int64_t t = 0; t < Base::length(b); t++)
+        hidden_rows[Base::offset(t) + at] = Base::step_before(t).hidden(b);
     }
   }
 
@@ -103,6 +91,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
   struct Rows {
     int count;
     int64_t b[MOST_ROWS], row[MOST_ROWS], later[MOST_ROWS], t;
+    const S* cell[MOST_ROWS];  // c before
   };
 
   // A vector of units of two rows; the second may be the first once more.
@@ -114,8 +103,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     if (!projects) before[0] = load(hidden_rows[row_q] + u, hidden_rows[row_r] + u, n);
     after[0] = load(Base::hidden_after(row_q) + u, Base::hidden_after(row_r) + u, n);
     if constexpr (CELL) {
-      const auto earlier = Base::step_before(rows.t);
-      before[1] = load(earlier.cell(rows.b[q]) + u, earlier.cell(rows.b[r]) + u, n);
+      before[1] = load(rows.cell[q] + u, rows.cell[r] + u, n);
       after[1] = load(Base::cell_after(row_q) + u, Base::cell_after(row_r) + u, n);
     }
     for (int i = 0; i < C::weights; i++) {
@@ -246,6 +234,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     const int64_t all = t < 0 ? B : Base::count(t), go_on = t < 0 ? (T ? Base::count(0) : 0) : later < 0 || later >= T ? 0 : Base::count(later) < all ? Base::count(later) : all;
     const int64_t mine = place.rows(all), bytes = shape.longest() * sizeof(S);
     const int64_t split = place.rows(go_on);
+    const auto earlier = Base::step_before(t < 0 ? 0 : t);
     const bool near = bytes * (last - first) < 1500000;
     for (int part = 0; part < 2; part++) {
       const int64_t low = part ? split : 0, many = part ? mine - split : split;
@@ -259,9 +248,11 @@ template <class S, class C> struct Backward : Layer<S, C> {
           rows.t = t;
           for (int r = 0; r < rows.count; r++) {
             const int64_t b = place.first_row() + (from + r) * place.row_step();
-            rows.b[r] = b;
-            rows.row[r] = t < 0 ? -1 : Base::offset(t) + b;
-            rows.later[r] = part ? -1 : t < 0 ? Base::end_row(b, false) : Base::offset(later) + b;
+            const int64_t at = Base::at(b);
+            rows.b[r] = at;
+            rows.row[r] = t < 0 ? -1 : Base::offset(t) + at;
+            rows.later[r] = part ? -1 : t < 0 ? Base::end_row(b, false) : Base::offset(later) + at;
+            if (CELL && t >= 0) rows.cell[r] = earlier.cell(b);
           }
           Ahead ahead{(const char*)(packed + shape.offset(next)), 0};
           if (!near) {
@@ -299,7 +290,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     if (raw.d_c0) {
       place.meet();
       for (int64_t b = place.me; b < B; b += place.threads)
-        memcpy((S*)raw.d_c0 + b * H, carry_cell + b * H, H * sizeof(S));
+        memcpy((S*)raw.d_c0 + Base::at(b) * H, carry_cell + Base::at(b) * H, H * sizeof(S));
     }
   }
 
@@ -313,7 +304,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     int64_t last = share(tiles, me + 1, threads) * TALL;
     if (last > columns_of_gate) last = columns_of_gate;
     if (first >= last) return;
-    transposed_product<S>([&](int64_t k) { return left(k) + first; }, last - first, right, width, N,
+    transposed_product<S>([&](int64_t k) { return left(k) + first; }, last - first, right, width, Base::real_rows,
                           out + first * width, sums ? sums + first : nullptr, room_of[me]);
   }
   // Gates whose columns lie side by side are one product.
@@ -325,27 +316,27 @@ template <class S, class C> struct Backward : Layer<S, C> {
   void weights(int me, int threads) const {
     for (int g = 0; g < G;) {
       const int end = together(C::input_columns, g, G);
-      weight_gradient(me, threads, [&](int64_t n) { return column(n, C::input_columns[g]); }, (end - g) * H,
-                      [&](int64_t n) { return Base::x(n); }, D, (S*)raw.d_weight_ih + g * H * D,
+      weight_gradient(me, threads, [&](int64_t n) { return column(Base::row(n), C::input_columns[g]); }, (end - g) * H,
+                      [&](int64_t n) { return Base::x(Base::row(n)); }, D, (S*)raw.d_weight_ih + g * H * D,
                       raw.d_bias_ih ? (S*)raw.d_bias_ih + g * H : nullptr);
       g = end;
     }
     for (int s = 0; s < STAGES; s++) {
       const int g = C::gates_at[s];
-      weight_gradient(me, threads, [&](int64_t n) { return column(n, HIDDEN + g); }, Base::stage_gates(s) * H,
-                      [&](int64_t n) { return s ? operand + n * H : hidden_rows[n]; }, s ? H : P,
+      weight_gradient(me, threads, [&](int64_t n) { return column(Base::row(n), HIDDEN + g); }, Base::stage_gates(s) * H,
+                      [&](int64_t n) { return s ? operand + Base::row(n) * H : hidden_rows[Base::row(n)]; }, s ? H : P,
                       (S*)raw.d_weight_hh + g * H * P, raw.d_bias_hh ? (S*)raw.d_bias_hh + g * H : nullptr);
     }
     if (projects)
-      weight_gradient(me, threads, [&](int64_t n) { return projected + n * P; }, P,
-                      [&](int64_t n) { return Base::state(n, Base::unprojected()); }, H, (S*)raw.d_weight_hr, nullptr);
+      weight_gradient(me, threads, [&](int64_t n) { return projected + Base::row(n) * P; }, P,
+                      [&](int64_t n) { return Base::state(Base::row(n), Base::unprojected()); }, H, (S*)raw.d_weight_hr, nullptr);
   }
   // What a later stage multiplied: made again, row by row.
   void operands(int me, int threads) const {
     if constexpr (STAGES > 1)
       for (int64_t b = me; b < B; b += threads)
         for (int64_t t = 0; t < Base::length(b); t++) {
-          const int64_t row = Base::offset(t) + b;
+          const int64_t row = Base::offset(t) + Base::at(b);
           for (int64_t u = 0; u < H; u += L) {
             const int n = filled(H, u, L);
             const auto twice = [&](const S* p) { return load(p + u, p + u, n); };
@@ -366,7 +357,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
         for (int64_t b = 0; b < B; b++) {
           V part[C::weights] = {};
           for (int64_t t = 0; t < Base::length(b); t++) {
-            const int64_t row = Base::offset(t) + b;
+            const int64_t row = Base::offset(t) + Base::at(b);
             T2 found[COLUMNS], before[2], after[2], values[C::weights];
             const auto twice = [&](const S* p) { return load(p + u, p + u, n); };
             for (int i = 0; i < COLUMNS; i++) found[i] = twice(column(row, i));
@@ -385,10 +376,14 @@ template <class S, class C> struct Backward : Layer<S, C> {
       }
     }
   }
-  // dx (+)= gradients of W_ih x times W_ih.
-  void input_gradient(int me, int threads, S* dx, int64_t stride, bool add) const {
-    long_product<S>([&](int64_t n) { return column(n, C::first_input_column); }, weight_ih, input_panels(), (const S*)nullptr,
-                    [&](int64_t n) { return dx + n * stride; }, share(N, me, threads), share(N, me + 1, threads), add);
+  // dx (+)= gradients of W_ih x times W_ih; zero in rows of no step.
+  void input_gradient(int me, int threads, S* dx, bool add) const {
+    const int64_t rows = Base::real_rows;
+    long_product<S>([&](int64_t n) { return column(Base::row(n), C::first_input_column); }, weight_ih, input_panels(), (const S*)nullptr,
+                    [&](int64_t n) { return dx + Base::row(n) * D; }, share(rows, me, threads), share(rows, me + 1, threads), add);
+    if (!Base::real || add) return;
+    for (int64_t b = me; b < B; b += threads)
+      for (int64_t t = Base::length(b); t < T; t++) memset(dx + (Base::offset(t) + Base::at(b)) * D, 0, D * sizeof(S));
   }
 };
 

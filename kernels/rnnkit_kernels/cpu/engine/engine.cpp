@@ -70,7 +70,7 @@ template <class S, class C> struct BackwardCall {
     }
     that.all.join(count, that.host);
     for (int m = 0; m < members; m++) {
-      if (that.call.dx) that.layer[m].input_gradient(me, count, (S*)that.call.dx, that.layer[m].D, m > 0);
+      if (that.call.dx) that.layer[m].input_gradient(me, count, (S*)that.call.dx, m > 0);
       that.layer[m].weights(me, count);
       that.layer[m].cell_weights(me, count);
     }
@@ -88,7 +88,7 @@ template <class S, class C> int forward_of(const RnnkitCall& call, const RnnkitH
   for (int m = 0; m < call.members; m++) layers[m].plan(sizes);
   Room room{(char*)host.room(sizes.used)};
   if (!room.base) return 1;
-  for (int m = 0; m < call.members; m++) layers[m].plan(room);
+  for (int m = 0; m < call.members; m++) layers[m].plan(room), layers[m].arrange();
   ForwardCall<S, C> work{call, host, layers, {}, {}};
   host.run(&ForwardCall<S, C>::work, &work, threads_of(call));
   return 0;
@@ -99,7 +99,7 @@ template <class S, class C> int backward_of(const RnnkitCall& call, const Rnnkit
   for (int m = 0; m < call.members; m++) layers[m].plan(sizes, threads_of(call), call.dx);
   Room room{(char*)host.room(sizes.used)};
   if (!room.base) return 1;
-  for (int m = 0; m < call.members; m++) layers[m].plan(room, threads_of(call), call.dx);
+  for (int m = 0; m < call.members; m++) layers[m].plan(room, threads_of(call), call.dx), layers[m].arrange();
   BackwardCall<S, C> work{call, host, layers, {}, {}};
   host.run(&BackwardCall<S, C>::work, &work, threads_of(call));
   return 0;

@@ -31,6 +31,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
   Panels projection_panels() const { return panels<S>(P, H, 1); }
 
   void plan(Room& room) {
+    Base::plan_rows(room);
     few = B == 1 || N < FEW;
     packs_input = N >= FEW;
     // Both weights are read at every step: that must not drive each other out of the second cache.
@@ -78,26 +79,26 @@ template <class S, class C> struct Forward : Layer<S, C> {
 
   void input_product(int me, int threads) {
     if (fused) return;
-    const int64_t first = share(N, me, threads), last = share(N, me + 1, threads);
+    const int64_t rows = Base::real_rows, first = share(rows, me, threads), last = share(rows, me + 1, threads);
     if (!packs_input) {
       const int64_t begin = share(G * H, me, threads), end = share(G * H, me + 1, threads);
       for (int64_t m = begin; m < end; m++) {
         const S* w = (const S*)raw.weight_ih + m * D;
         const S bias = raw.bias_ih ? ((const S*)raw.bias_ih)[m] : S(0);
-        for (int64_t n = 0; n < N; n += MOST_DOTS) {
-          const int rows = N - n < MOST_DOTS ? (int)(N - n) : MOST_DOTS;
+        for (int64_t n = 0; n < rows; n += MOST_DOTS) {
+          const int some = rows - n < MOST_DOTS ? (int)(rows - n) : MOST_DOTS;
           const S* a[MOST_DOTS];
-          for (int r = 0; r < rows; r++) a[r] = Base::x(n + r);
-          dots<S>(rows, w, a, D, [&](int r, S value) { gates[(n + r) * gates_stride + m] = value + bias; });
+          for (int r = 0; r < some; r++) a[r] = Base::x(Base::row(n + r));
+          dots<S>(some, w, a, D, [&](int r, S value) { gates[Base::row(n + r) * gates_stride + m] = value + bias; });
         }
       }
       return;
     }
     for (int s = 0; s < STAGES; s++) {
       const int64_t gate = C::gates_at[s];
-      long_product<S>([&](int64_t n) { return Base::x(n); }, weight_ih[s], input_panels(s),
+      long_product<S>([&](int64_t n) { return Base::x(Base::row(n)); }, weight_ih[s], input_panels(s),
                       raw.bias_ih ? (const S*)raw.bias_ih + gate * H : nullptr,
-                      [&](int64_t n) { return gates + n * gates_stride + gate * H; }, first, last, false);
+                      [&](int64_t n) { return gates + Base::row(n) * gates_stride + gate * H; }, first, last, false);
     }
   }
 
@@ -246,8 +247,8 @@ template <class S, class C> struct Forward : Layer<S, C> {
         rows.count = (int)(to - from);
         for (int r = 0; r < rows.count; r++) {
           const int64_t b = place.first_row() + (from + r) * place.row_step();
-          rows.b[r] = b;
-          rows.row[r] = start + b;
+          rows.b[r] = Base::at(b);
+          rows.row[r] = start + Base::at(b);
           rows.before[r] = before.hidden(b);
         }
         Ahead ahead{(const char*)(packed + (few ? 0 : shape.offset(next))), 0};
@@ -293,12 +294,12 @@ template <class S, class C> struct Forward : Layer<S, C> {
   // The state at each sequence's end. Rows of no step are zero, for sums run over all rows.
   void finish(int me, int threads) const {
     for (int64_t b = me; b < B; b += threads) {
-      const int64_t row = Base::end_row(b, true);
-      memcpy((S*)raw.h_n + b * P, row < 0 ? (const S*)raw.h0 + b * P : Base::y(row), P * sizeof(S));
-      if (!Base::padded()) continue;
+      const int64_t row = Base::end_row(b, true), at = Base::at(b);
+      memcpy((S*)raw.h_n + at * P, row < 0 ? (const S*)raw.h0 + at * P : Base::y(row), P * sizeof(S));
+      if (!Base::real) continue;
       const int slots = Base::unprojected() + projects;
       for (int64_t t = Base::length(b); t < T; t++) {
-        const int64_t none = Base::offset(t) + b;
+        const int64_t none = Base::offset(t) + at;
         memset(Base::y(none), 0, P * sizeof(S));
         if (save && slots) memset(Base::state(none, 0), 0, slots * H * sizeof(S));
       }
@@ -306,7 +307,10 @@ template <class S, class C> struct Forward : Layer<S, C> {
   }
   void start(int me, int threads) const {
     if constexpr (CELL)
-      for (int64_t b = me; b < B; b += threads) memcpy(cell + b * H, (const S*)raw.c0 + b * H, H * sizeof(S));
+      for (int64_t b = me; b < B; b += threads) {
+        const int64_t at = Base::at(b) * H;
+        memcpy(cell + at, (const S*)raw.c0 + at, H * sizeof(S));
+      }
   }
 };
 

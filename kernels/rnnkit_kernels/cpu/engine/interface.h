@@ -10,7 +10,9 @@ struct RnnkitLayer {
   int64_t steps, batch, features, hidden, outputs;  // T, B, D, H and P, the width of y
   int64_t rows;                                     // N
   int64_t reverse, save;
-  const int64_t *batch_sizes, *offsets;  // (T,), or both null where every step has all B rows
+  // Where sequences have several lengths, either the rows of each step, (T,), sorted by length, or
+  // the lengths themselves, (B,), in any order, of T·B rows; else null.
+  const int64_t *batch_sizes, *offsets, *lengths;
   const void *x;                         // (N, D)
   const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // (G·H, D), (G·H, P), (G·H,)
   const void *weight_hr, *cell_weights;                   // (P, H), (W, H)

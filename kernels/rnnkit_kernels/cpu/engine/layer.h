@@ -73,12 +73,41 @@ template <class S, class C> struct Layer {
   static constexpr bool CELL = C::has_cell_state;
   static constexpr int stage_gates(int s) { return C::gates_at[s + 1] - C::gates_at[s]; }
 
-  int64_t count(int64_t t) const { return raw.batch_sizes ? raw.batch_sizes[t] : B; }
-  int64_t offset(int64_t t) const { return raw.offsets ? raw.offsets[t] : t * B; }
-  // Storage may hold rows that belong to no step.
-  bool padded() const { return raw.batch_sizes && N == T * B; }
+  // Sequences are numbered by falling length; `at` is where one lies in memory.
+  const int64_t *sizes, *order, *real;
+  int64_t real_rows;  // those that belong to a step
 
-  const S* pointer(const void* p) const { return (const S*)p; }
+  int64_t count(int64_t t) const { return sizes ? sizes[t] : B; }
+  int64_t offset(int64_t t) const { return raw.offsets ? raw.offsets[t] : t * B; }
+  int64_t at(int64_t b) const { return order ? order[b] : b; }
+  int64_t row(int64_t n) const { return real ? real[n] : n; }
+
+  void plan_rows(Room& room) {
+    sizes = raw.lengths ? room.take<int64_t>(T) : raw.batch_sizes;
+    order = raw.lengths ? room.take<int64_t>(B) : nullptr;
+    const bool spread = (raw.lengths || raw.batch_sizes) && N == T * B;  // may hold rows of no step
+    real = spread ? room.take<int64_t>(N) : nullptr;
+  }
+  void arrange() {
+    if (raw.lengths) {
+      int64_t *counts = (int64_t*)sizes, *sorted = (int64_t*)order;
+      memset(counts, 0, T * sizeof(int64_t));
+      for (int64_t b = 0; b < B; b++)
+        if (raw.lengths[b] > 0) counts[raw.lengths[b] - 1]++;
+      for (int64_t t = T - 2; t >= 0; t--) counts[t] += counts[t + 1];  // those longer than t
+      int64_t b = 0;
+      for (int64_t length = T; length >= 0; length--)
+        if (length == 0 || counts[length - 1] != (length < T ? counts[length] : 0))
+          for (int64_t i = 0; i < B; i++)
+            if (raw.lengths[i] == length) sorted[b++] = i;
+    }
+    real_rows = N;
+    if (!real) return;
+    real_rows = 0;
+    for (int64_t t = 0; t < T; t++)
+      for (int64_t b = 0; b < sizes[t]; b++) ((int64_t*)real)[real_rows++] = offset(t) + at(b);
+  }
+
   const S* x(int64_t row) const { return (const S*)raw.x + row * raw.x_stride; }
   S* y(int64_t row) const { return (S*)raw.y + row * raw.y_stride; }
   S* saved(int64_t row) const { return (S*)raw.saved + row * raw.saved_stride; }
@@ -99,10 +128,12 @@ template <class S, class C> struct Layer {
     const Layer& layer;
     int64_t offset, count;
     const S* hidden(int64_t b) const {
-      return b < count ? layer.y(offset + b) : (const S*)layer.raw.h0 + b * layer.P;
+      const int64_t at = layer.at(b);
+      return b < count ? layer.y(offset + at) : (const S*)layer.raw.h0 + at * layer.P;
     }
     const S* cell(int64_t b) const {
-      return b < count ? layer.state(offset + b, 0) : (const S*)layer.raw.c0 + b * layer.H;
+      const int64_t at = layer.at(b);
+      return b < count ? layer.state(offset + at, 0) : (const S*)layer.raw.c0 + at * layer.H;
     }
   };
   Before step_before(int64_t t) const {
@@ -112,19 +143,19 @@ template <class S, class C> struct Layer {
   }
   // Steps of sequence b.
   int64_t length(int64_t b) const {
-    if (!raw.batch_sizes) return T;
+    if (!sizes) return T;
+    if (raw.lengths) return raw.lengths[at(b)];
     int64_t low = 0, high = T;  // batch sizes fall
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (raw.batch_sizes[middle] > b) low = middle + 1; else high = middle;
+      if (sizes[middle] > b) low = middle + 1; else high = middle;
     }
     return low;
   }
   // The first or last row that was processed of sequence b, or -1.
   int64_t end_row(int64_t b, bool last) const {
     const int64_t many = length(b);
-    if (many == 0) return -1;
-    return offset(last != reverse ? many - 1 : 0) + b;
+    return many == 0 ? -1 : offset(last != reverse ? many - 1 : 0) + at(b);
   }
 };
 
