@@ -122,7 +122,8 @@ def _differentiable(*inputs: Any) -> list[Any]:
     options = (cell, False, mode, recompute, needs_dx)
     if lengths is None:
         given = (x, *weights, h0, c0, zoneout, sizes, offsets)
-        return recurrence_backward(dy, dh_n, dc_n, *given, *kept, *options)
+        found: Any = recurrence_backward(dy, dh_n, dc_n, *given, *kept, *options)
+        return list(found)
     ordered, order = lengths.sort(descending=True, stable=True)
     steps, batch = x.shape[:2]
 

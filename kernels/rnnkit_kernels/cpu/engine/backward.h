@@ -22,6 +22,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
   S *passed_hidden, *passed_cell;    // what zoneout hands on at once, where stages lie between
   const S** hidden_rows;             // h before, for each row
   S* operand;                        // of a later stage, (N, H)
+  int64_t* gate_rows;                // rows of W_ih in the order of the gradients' columns
   S* room_of[64];                    // of each thread, for the products with long sums
 
   explicit Backward(const RnnkitLayer& given) : Base(given) {}
@@ -34,6 +35,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
 
   void plan(Room& room, int threads, bool wants_dx) {
     Base::plan_rows(room);
+    gate_rows = wants_dx ? room.take<int64_t>(G * H) : nullptr;
     weight_ih = wants_dx ? room.take<S>(input_panels().size()) : nullptr;
     for (int s = 0; s < STAGES; s++) weight_hh[s] = room.take<S>(hidden_panels(s).size());
     weight_hr = projects ? room.take<S>(projection_panels().size()) : nullptr;
@@ -51,6 +53,11 @@ template <class S, class C> struct Backward : Layer<S, C> {
 
   S* column(int64_t row, int i) const { return columns + (row * COLUMNS + i) * H; }
 
+  void arrange() {
+    Base::arrange();
+    for (int64_t k = 0; gate_rows && k < G * H; k++) gate_rows[k] = C::gate_of_column[k / H] * H + k % H;
+  }
+
   // ---- before the loop
   void pack(int me, int threads) {
     int64_t job = 0;
@@ -59,20 +66,16 @@ template <class S, class C> struct Backward : Layer<S, C> {
       const S* W = (const S*)raw.weight_hh + C::gates_at[s] * H * P;
       for (int64_t p = 0; p < shape.count; p++)
         if (job++ % threads == me)
-          pack_columns<S>([&](int64_t k) { return W + k * shape.units; }, shape, p, weight_hh[s]);
+          pack_columns<S>({W, shape.units, nullptr}, shape, p, weight_hh[s]);
     }
     if (weight_ih)
       for (int64_t p = 0; p < input_panels().count; p++)
         if (job++ % threads == me)
-          pack_columns<S>(
-              [&](int64_t k) {  // in the order of the gradients' columns
-                return (const S*)raw.weight_ih + (C::gate_of_column[k / H] * H + k % H) * D;
-              },
-              input_panels(), p, weight_ih);
+          pack_columns<S>({(const S*)raw.weight_ih, D, gate_rows}, input_panels(), p, weight_ih);
     if (projects)
       for (int64_t p = 0; p < projection_panels().count; p++)
         if (job++ % threads == me)
-          pack_columns<S>([&](int64_t k) { return (const S*)raw.weight_hr + k * H; }, projection_panels(), p, weight_hr);
+          pack_columns<S>({(const S*)raw.weight_hr, H, nullptr}, projection_panels(), p, weight_hr);
   }
   void start(int me, int threads) const {
     for (int64_t b = me; b < B; b += threads) {
@@ -295,17 +298,16 @@ template <class S, class C> struct Backward : Layer<S, C> {
   }
 
   // ---- after the loop
-  // C (H units of a gate, width) = A^T B: threads take columns of A.
-  template <class Left, class Right>
-  void weight_gradient(int me, int threads, Left left, int64_t columns_of_gate, Right right, int64_t width, S* out, S* sums) const {
-    // Whole tiles, so that a column is summed alike by any number of threads.
-    const int64_t tiles = (columns_of_gate + TALL - 1) / TALL;
+  // C (columns, width) = A^T B: threads take columns of A.
+  void weight_gradient(int me, int threads, Lines<const S> left, int64_t many, Lines<const S> right, int64_t width, S* out, S* sums) const {
+    const int64_t tiles = (many + TALL - 1) / TALL;
     const int64_t first = share(tiles, me, threads) * TALL;
     int64_t last = share(tiles, me + 1, threads) * TALL;
-    if (last > columns_of_gate) last = columns_of_gate;
+    if (last > many) last = many;
     if (first >= last) return;
-    transposed_product<S>([&](int64_t k) { return left(k) + first; }, last - first, right, width, Base::real_rows,
-                          out + first * width, sums ? sums + first : nullptr, room_of[me]);
+    left.base += first;
+    transposed_product<S>(left, last - first, right, width, Base::real_rows, out + first * width,
+                          sums ? sums + first : nullptr, room_of[me]);
   }
   // Gates whose columns lie side by side are one product.
   static constexpr int together(const int* columns_of_gates, int gate, int end) {
@@ -313,23 +315,23 @@ template <class S, class C> struct Backward : Layer<S, C> {
     while (next < end && columns_of_gates[next] == columns_of_gates[next - 1] + 1) next++;
     return next;
   }
+  Lines<const S> column_rows(int i) const { return {column(0, i), COLUMNS * H, Base::real}; }
   void weights(int me, int threads) const {
     for (int g = 0; g < G;) {
       const int end = together(C::input_columns, g, G);
-      weight_gradient(me, threads, [&](int64_t n) { return column(Base::row(n), C::input_columns[g]); }, (end - g) * H,
-                      [&](int64_t n) { return Base::x(Base::row(n)); }, D, (S*)raw.d_weight_ih + g * H * D,
+      weight_gradient(me, threads, column_rows(C::input_columns[g]), (end - g) * H, Base::x_rows(), D, (S*)raw.d_weight_ih + g * H * D,
                       raw.d_bias_ih ? (S*)raw.d_bias_ih + g * H : nullptr);
       g = end;
     }
     for (int s = 0; s < STAGES; s++) {
       const int g = C::gates_at[s];
-      weight_gradient(me, threads, [&](int64_t n) { return column(Base::row(n), HIDDEN + g); }, Base::stage_gates(s) * H,
-                      [&](int64_t n) { return s ? operand + Base::row(n) * H : hidden_rows[Base::row(n)]; }, s ? H : P,
+      const Lines<const S> first{nullptr, 0, Base::real, hidden_rows}, later{operand, H, Base::real};
+      weight_gradient(me, threads, column_rows(HIDDEN + g), Base::stage_gates(s) * H, s ? later : first, s ? H : P,
                       (S*)raw.d_weight_hh + g * H * P, raw.d_bias_hh ? (S*)raw.d_bias_hh + g * H : nullptr);
     }
     if (projects)
-      weight_gradient(me, threads, [&](int64_t n) { return projected + Base::row(n) * P; }, P,
-                      [&](int64_t n) { return Base::state(Base::row(n), Base::unprojected()); }, H, (S*)raw.d_weight_hr, nullptr);
+      weight_gradient(me, threads, {projected, P, Base::real}, P, {Base::state(0, Base::unprojected()), raw.states_stride, Base::real}, H,
+                      (S*)raw.d_weight_hr, nullptr);
   }
   // What a later stage multiplied: made again, row by row.
   void operands(int me, int threads) const {
@@ -379,8 +381,8 @@ template <class S, class C> struct Backward : Layer<S, C> {
   // dx (+)= gradients of W_ih x times W_ih; zero in rows of no step.
   void input_gradient(int me, int threads, S* dx, bool add) const {
     const int64_t rows = Base::real_rows;
-    long_product<S>([&](int64_t n) { return column(Base::row(n), C::first_input_column); }, weight_ih, input_panels(), (const S*)nullptr,
-                    [&](int64_t n) { return dx + Base::row(n) * D; }, share(rows, me, threads), share(rows, me + 1, threads), add);
+    long_product<S>(column_rows(C::first_input_column), weight_ih, input_panels(), (const S*)nullptr,
+                    {dx, D, Base::real}, share(rows, me, threads), share(rows, me + 1, threads), add);
     if (!Base::real || add) return;
     for (int64_t b = me; b < B; b += threads)
       for (int64_t t = Base::length(b); t < T; t++) memset(dx + (Base::offset(t) + Base::at(b)) * D, 0, D * sizeof(S));

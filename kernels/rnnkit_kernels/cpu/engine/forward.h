@@ -96,9 +96,9 @@ template <class S, class C> struct Forward : Layer<S, C> {
     }
     for (int s = 0; s < STAGES; s++) {
       const int64_t gate = C::gates_at[s];
-      long_product<S>([&](int64_t n) { return Base::x(Base::row(n)); }, weight_ih[s], input_panels(s),
+      long_product<S>(Base::x_rows(), weight_ih[s], input_panels(s),
                       raw.bias_ih ? (const S*)raw.bias_ih + gate * H : nullptr,
-                      [&](int64_t n) { return gates + Base::row(n) * gates_stride + gate * H; }, first, last, false);
+                      {gates + gate * H, gates_stride, Base::real}, first, last, false);
     }
   }
 

@@ -141,6 +141,7 @@ template <class S, class C> struct Layer {
     if (earlier < 0 || earlier >= T) return {*this, 0, 0};
     return {*this, offset(earlier), count(earlier)};
   }
+  Lines<const S> x_rows() const { return {(const S*)raw.x, raw.x_stride, real}; }
   // Steps of sequence b.
   int64_t length(int64_t b) const {
     if (!sizes) return T;

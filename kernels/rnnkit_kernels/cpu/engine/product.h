@@ -173,6 +173,19 @@ INLINE void transpose16(const float* from, int64_t apart, float* to, int64_t to_
 }
 #endif
 
+// The rows of a matrix, of all or of those in `index`: row i begins at `base + i · stride`, or where
+// a table says.
+template <class S> struct Lines {
+  S* base;
+  int64_t stride;
+  const int64_t* index;
+  S* const* table = nullptr;
+  INLINE_MEMBER S* operator()(int64_t n) const {
+    const int64_t row = index ? index[n] : n;
+    return table ? table[row] : base + row * stride;
+  }
+};
+
 // W (gates · units, K), for a product that sums over its columns.
 template <class S>
 static void pack_rows(const S* W, const Panels& shape, int64_t panel, S* packed) {
@@ -202,8 +215,8 @@ static void pack_rows(const S* W, const Panels& shape, int64_t panel, S* packed)
 }
 
 // W (K, units) whose row k starts at from(k), for a product that sums over its rows.
-template <class S, class From>
-static void pack_columns(From from, const Panels& shape, int64_t panel, S* packed) {
+template <class S>
+static void pack_columns(Lines<const S> from, const Panels& shape, int64_t panel, S* packed) {
   constexpr int L = LANES<S>;
   const int64_t first_unit = shape.unit(panel);
   const int vectors = shape.wide(panel);
@@ -225,8 +238,8 @@ constexpr int64_t SECOND_CACHE = 400000;  // bytes of rows that may stay there b
 
 // Rows [first, last) of C (·, gates · units) (+)= A W^T [+ bias], W packed. `from` gives the rows of A,
 // `to` those of C; a vector of gate g and unit u goes to column g · units + u.
-template <class S, class From, class To>
-static void long_product(From from, const S* packed, const Panels& shape, const S* bias, To to, int64_t first, int64_t last, bool add) {
+template <class S>
+static void long_product(Lines<const S> from, const S* packed, const Panels& shape, const S* bias, Lines<S> to, int64_t first, int64_t last, bool add) {
   constexpr int L = LANES<S>;
   int64_t together = SECOND_CACHE / (shape.K * (int64_t)sizeof(S) + 1);
   if (together < 24) together = 24;
@@ -271,8 +284,8 @@ constexpr int TALL = rows_at_once(BROAD);       // columns of A in a tile
 template <class S> static int64_t transposed_room(int64_t columns) {
   return DEPTH * (columns + TALL + BROAD * LANES<S>) + columns;
 }
-template <class S, class Left, class Right>
-static void transposed_product(Left left, int64_t columns, Right right, int64_t N, int64_t rows, S* C, S* sums, S* room) {
+template <class S>
+static void transposed_product(Lines<const S> left, int64_t columns, Lines<const S> right, int64_t N, int64_t rows, S* C, S* sums, S* room) {
   constexpr int L = LANES<S>;
   S* tall = room;                             // A in tiles: [tile][k][TALL]
   S* broad = tall + DEPTH * (columns + TALL);  // B: [k][vector]
