@@ -37,6 +37,9 @@ class Library:
         cells: index of each cell's name.
         forward, backward: take a call as bytes; 0 is success, 1 that memory ran out.
         activation: `(which, size, x, y, n)`, for tests.
+        rate: `(what, bytes, threads)`, for benchmarks: of so many threads together, in a second,
+            the operations of multiply-adds in float32 (0) or float64 (1), or the bytes (2) that
+            they read of a buffer that they share; 0 where it can't be told.
     """
 
     path: Path
@@ -45,6 +48,7 @@ class Library:
     forward: Any
     backward: Any
     activation: Any
+    rate: Any
 
 
 class Unusable(RuntimeError):
@@ -89,6 +93,8 @@ def load(path: Path, expected: str) -> Library:
     found.rnnkit_activation.argtypes = [
         ctypes.c_int, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
     ]  # fmt: skip
+    found.rnnkit_rate.argtypes = [ctypes.c_int, ctypes.c_int64, ctypes.c_int]
+    found.rnnkit_rate.restype = ctypes.c_double
     _share_threads(found)
     names = found.rnnkit_cells().decode().split()
     return Library(
@@ -98,6 +104,7 @@ def load(path: Path, expected: str) -> Library:
         found.rnnkit_forward,
         found.rnnkit_backward,
         found.rnnkit_activation,
+        found.rnnkit_rate,
     )
 
 

@@ -91,6 +91,15 @@ def test_activations_of_what_is_no_number(engine: Library, dtype: Any) -> None:
     np.testing.assert_array_equal(relu, [np.nan, np.inf, 0, 0, 0])
 
 
+@needs_engine
+def test_rates_are_of_multiply_adds_and_of_reading(engine: Library) -> None:
+    single, double, reading = 0, 1, 2
+    assert engine.rate(single, 0, 1) > engine.rate(double, 0, 1) > 1e7
+    assert engine.rate(reading, 4096, 2) > 1e7
+    # Less than a thread reads at once, and no threads.
+    assert engine.rate(reading, 100, 1) == engine.rate(single, 0, 0) == 0
+
+
 def changed(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
     def change(whole: bytes) -> bytes:
         assert old in whole

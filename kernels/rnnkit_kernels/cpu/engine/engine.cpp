@@ -3,6 +3,7 @@
 #define RNNKIT_NAME(x) RNNKIT_NAME2(x)
 #include "backward.h"
 #include "forward.h"
+#include "peak.h"
 #include RNNKIT_CELLS
 
 namespace RNNKIT_ISA {
@@ -146,6 +147,7 @@ static int supported() {
 }
 
 extern const RnnkitEngine engine;
-const RnnkitEngine engine = {RNNKIT_NAME(RNNKIT_ISA), supported, forward, backward, activation};
+const RnnkitEngine engine = {RNNKIT_NAME(RNNKIT_ISA), supported, forward, backward, activation,
+                             exercise};
 
 }  // namespace RNNKIT_ISA

@@ -48,4 +48,5 @@ struct RnnkitEngine {
   int (*forward)(const RnnkitCall*, const RnnkitHost*);  // 0, or 1: memory ran out
   int (*backward)(const RnnkitCall*, const RnnkitHost*);
   int (*activation)(int which, int size, const void* x, void* y, int64_t n);
+  double (*exercise)(int what, const void* memory, int64_t bytes, int64_t passes);  // how much
 };

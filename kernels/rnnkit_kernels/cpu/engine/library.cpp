@@ -3,8 +3,10 @@
 #include "interface.h"
 
 #include <atomic>
+#include <chrono>
 #include <new>
 #include <stdlib.h>
+#include <string.h>
 #include <thread>
 #include <vector>
 #if !defined(_WIN32)
@@ -104,6 +106,25 @@ const RnnkitEngine* best() {
   return found;
 }
 
+// All threads at once: the same work for each, or each its share of the memory.
+struct Exercise {
+  const RnnkitEngine& engine;
+  int what;
+  const char* memory;
+  int64_t own, passes;  // own: bytes of each
+  std::vector<double> done;
+
+  static void work(void* self, int me, int) {
+    auto& that = *(Exercise*)self;
+    that.done[me] = that.engine.exercise(that.what, that.memory + me * that.own, that.own, that.passes);
+  }
+};
+double seconds(RnnkitWork work, void* data, int threads) {
+  const auto begin = std::chrono::steady_clock::now();
+  run(work, data, threads);
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 int finished(int result) {
   if (buffer.size > KEPT) buffer.release();
   return result;
@@ -149,4 +170,30 @@ RNNKIT_PUBLIC int rnnkit_backward(const RnnkitCall* call) {
 RNNKIT_PUBLIC int rnnkit_activation(int which, int size, const void* x, void* y, int64_t n) {
   const RnnkitEngine* engine = best();
   return engine ? engine->activation(which, size, x, y, n) : 3;
+}
+// For the floor of benchmarks: multiply-adds of 4 or 8 bytes (0 or 1), each two operations, or bytes
+// read (2) of so many that the threads share; in a second, of all threads together. 0 where memory
+// ran out or there is no engine.
+RNNKIT_PUBLIC double rnnkit_rate(int what, int64_t bytes, int threads) {
+  constexpr double LONG = 0.004;  // starting threads takes a hundredth of it
+  constexpr int REPEATS = 20;     // the best counts: seldom is a processor alone
+  const RnnkitEngine* engine = best();
+  void* memory = nullptr;
+  if (!engine || threads < 1 || bytes < 0 || posix_memalign(&memory, 64, bytes + 64)) return 0;
+  memset(memory, 1, bytes + 64);  // pages that nobody wrote would all be the same one
+  double most = 0;
+  try {
+    Exercise all{*engine, what, (char*)memory, bytes / threads / 64 * 64, 1, std::vector<double>(threads)};
+    while (seconds(Exercise::work, &all, 1) < LONG) all.passes *= 2;
+    for (int i = 0; i < REPEATS; i++) {
+      const double taken = seconds(Exercise::work, &all, threads);
+      double amount = 0;
+      for (const double each : all.done) amount += each;
+      if (amount > most * taken) most = amount / taken;
+    }
+  } catch (...) {  // room for a few numbers
+    most = 0;
+  }
+  free(memory);
+  return most;
 }
