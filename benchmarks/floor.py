@@ -16,9 +16,20 @@
 * operations ÷ rate: the products inside the loop, those of W_ih above the first layer among them,
   as fast as a large square product in this dtype.
 
-On a CPU nothing is exchanged: the loop takes operations ÷ rate, or as long as reading W_hh at every
-step at the best rate of a copy, from what a core's cache holds upwards. Launches, gate maths and
-gaps count nothing: time beyond this floor is what can be gained with weights divided in this way.
+On a CPU nothing is exchanged. Where the native engine is there, it measures what bounds float32:
+
+    floor = operations of the other products ÷ peak
+            + passes × max(operations of the loop ÷ peak, L·T·directions × W_hh ÷ bandwidth)
+
+* peak: multiply-adds in registers, each two operations, of all threads at once; or the large square
+  product where that is faster, as it is if the engine is held to an older instruction set.
+* bandwidth: of all threads reading a buffer as large as W_hh that they share, again and again: from
+  their caches while these hold it, else from memory; interpolated between powers of two.
+
+Without the engine, and in 16 bits, the loop takes operations ÷ rate, or as long as reading W_hh at
+every step at the best rate of a copy, from what a core's cache holds upwards. Launches, gate maths
+and gaps count nothing: time beyond this floor is what can be gained with weights divided in this
+way.
 """
 
 from __future__ import annotations
@@ -31,6 +42,7 @@ from typing import Any
 import torch
 
 from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.cpu.library import library
 from rnnkit_kernels.recurrence.plan import Device, Plan, plan
 
 from .cases import DTYPES, Case
@@ -39,6 +51,9 @@ from .work import products_in
 
 MEETINGS = ("counter", "data")
 PROGRAMS = (1, 8, 16, 32, 64, 128)
+# What the engine's `rate` takes, and sizes of buffers, from a part of the nearest cache to memory.
+FLOAT32, READING = 0, 2
+BYTES = [2**k for k in range(13, 28)]
 
 
 def product_seconds(rows: int, depth: int, columns: int, dtype: str, device: torch.device) -> float:
@@ -78,8 +93,10 @@ def measure(device: torch.device, progress: Callable[[str], None]) -> dict[str, 
         progress: is told what is measured next.
 
     Returns:
-        "gemm", operations per second by dtype, and "copy", bytes per second. On CUDA also "reread",
-        bytes per second, and "exchange", seconds per step by way and number (as text) of programs.
+        "gemm", operations per second by dtype, and "copy", bytes per second. On a CPU with the
+        native engine also "peak", operations per second by dtype, and "read", bytes per second by
+        size (as text). On CUDA also "reread", bytes per second, and "exchange", seconds per step by
+        way and number (as text) of programs.
 
     Raises:
         RuntimeError: programs that meet waited for each other in vain.
@@ -92,6 +109,14 @@ def measure(device: torch.device, progress: Callable[[str], None]) -> dict[str, 
         constants["gemm"][dtype] = 2 * side**3 / seconds
     progress("floor: a copy")
     constants["copy"] = copy_rate(device)
+    engine = library() if device.type == "cpu" else None
+    if engine is not None:
+        threads = torch.get_num_threads()
+        progress("floor: the native engine's multiply-adds")
+        constants["peak"] = {"fp32": engine.rate(FLOAT32, 0, threads)}
+        progress("floor: reading weights")
+        read = {str(size): engine.rate(READING, size, threads) for size in BYTES}
+        constants["read"] = {size: rate for size, rate in read.items() if rate > 0}
     if device.type == "cuda":
         from .floor_kernels import reread_rate, step_seconds  # imports triton
 
@@ -107,14 +132,20 @@ def measure(device: torch.device, progress: Callable[[str], None]) -> dict[str, 
     return constants
 
 
-def interpolated(table: dict[str, float], programs: int) -> float:
-    """Seconds of a step of so many programs; beyond the last measured, the last."""
-    points = sorted((int(count), seconds) for count, seconds in table.items())
+def interpolated(table: dict[str, float], number: int) -> float:
+    """Of so many programs or bytes; beyond the first and last measured, what these had."""
+    points = sorted((int(key), value) for key, value in table.items())
     for (low, before), (high, after) in itertools.pairwise(points):
-        if programs <= high:
-            share = max(0, programs - low) / (high - low)
+        if number <= high:
+            share = max(0, number - low) / (high - low)
             return before + share * (after - before)
     return points[-1][1]
+
+
+def peak(dtype: str, constants: dict[str, Any]) -> float | None:
+    """Operations per second that nothing exceeds, where the native engine measured them."""
+    found: float = constants.get("peak", {}).get(dtype, 0.0)
+    return max(found, constants["gemm"][dtype]) if found else None
 
 
 def products_apart(case: Case, cell: str, mode: str) -> list[tuple[int, int, int]]:
@@ -143,10 +174,13 @@ def loop_seconds(
     operations = case.operations(cell, "inference")
     apart = products_apart(case, cell, "inference")
     operations -= sum(2 * rows * depth * columns for rows, depth, columns in apart)
-    bounds: list[float] = [operations / constants["gemm"][dtype]]
+    most = peak(dtype, constants)
+    bounds: list[float] = [operations / (most or constants["gemm"][dtype])]
     weights = gates * hidden * hidden * kind.itemsize
     if gpu is None:
-        bounds.append(steps * layers * case.directions * weights / constants["copy"])
+        read = constants.get("read") if most else None
+        rate = interpolated(read, weights) if read else constants["copy"]
+        bounds.append(steps * layers * case.directions * weights / rate)
     else:
         meetings = steps + layers - 1 if case.directions == 1 else steps * layers
         given = (CELLS[cell], hidden, kind, gpu, precision)
@@ -165,7 +199,7 @@ def loop_seconds(
 def seconds(
     case: Case, cell: str, dtype: str, mode: str, constants: dict[str, Any], device: torch.device
 ) -> float:
-    """What a call can't be faster than; its products are timed here.
+    """What a call can't be faster than; without a peak its products are timed here.
 
     Args:
         case: the shape.
@@ -178,4 +212,7 @@ def seconds(
     gpu = Device.of(device) if device.type == "cuda" else None
     loop = loop_seconds(case, cell, dtype, mode, constants, gpu)
     shapes = Counter(products_apart(case, cell, mode))
+    most = peak(dtype, constants)
+    if most:
+        return loop + sum(2 * a * b * c * n for (a, b, c), n in shapes.items()) / most
     return loop + sum(n * product_seconds(*shape, dtype, device) for shape, n in shapes.items())

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks import floor, floor_kernels
 from benchmarks.cases import DTYPES, Case
+from rnnkit_kernels.cpu.library import library
 from rnnkit_kernels.recurrence import exchange
 from rnnkit_kernels.recurrence.plan import A100, H200, Device
 from tests.conftest import HAS_GPU
@@ -274,6 +275,38 @@ def test_the_loop_on_a_cpu() -> None:
         assert found == pytest.approx(expected)
 
 
+def test_the_loop_on_a_cpu_by_what_the_engine_measured() -> None:
+    """W_hh of 6.76 MB lies between 2^22 and 2^23 bytes; of 16 bits the engine knows nothing."""
+    read = {str(2**22): 4e11, str(2**23): 2e11}
+    engine = {"peak": {"fp32": 2e12}, "read": read}
+    constants = {"gemm": {"fp32": 1e12, "bf16": 1e12}, "copy": 1e11, **engine}
+    weights = 4 * 650 * 650 * 4
+    rate = 4e11 - (weights - 2**22) / 2**22 * 2e11
+    for batch, expected in ((1, 100 * weights / rate), (16, 5.408e9 / 2e12)):
+        given = (replace(MEDIUM, batch=batch), "lstm", "fp32")
+        for mode, passes in (("inference", 1), ("train", 2)):
+            found = floor.loop_seconds(*given, mode, constants, None)
+            assert found == pytest.approx(passes * expected)
+    # Held to an older instruction set, the engine measures less than torch's product.
+    held = {**constants, "gemm": {"fp32": 4e12}}
+    many = replace(MEDIUM, batch=160)
+    found = floor.loop_seconds(many, "lstm", "fp32", "inference", held, None)
+    assert found == pytest.approx(5.408e10 / 4e12)
+    single = replace(MEDIUM, batch=1)
+    assert floor.loop_seconds(single, "lstm", "bf16", "inference", constants, None) == (
+        pytest.approx(100 * weights / 2 / 1e11)
+    )
+
+
+def test_with_a_peak_no_product_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floor, "product_seconds", lambda *given: pytest.fail("timed"))
+    constants = {**CONSTANTS, "peak": {"fp32": 1e11}, "read": {"8192": 1e12}}
+    found = floor.seconds(MEDIUM, "lstm", "fp32", "train", constants, CPU)
+    loop = floor.loop_seconds(MEDIUM, "lstm", "fp32", "train", constants, None)
+    # W_ih's product, dx and dW_ih are as large as each other; dW_hh is 6.5 times as large.
+    assert found == pytest.approx(loop + 2 * 1600 * 100 * 2600 * (3 + 6.5) / 1e11)
+
+
 def test_products_apart_from_the_loop() -> None:
     ragged = Case("", "", steps=4, batch=3, features=5, hidden=7, layers=2, ragged=True)
     rows = sum(ragged.lengths())
@@ -389,12 +422,17 @@ def test_a_cpu_is_measured_and_no_layer_is_faster() -> None:
     said: list[str] = []
     constants = floor.measure(CPU, said.append)
     assert json.loads(json.dumps(constants)) == constants
-    assert set(constants) == {"gemm", "copy"}
+    engine = {"peak", "read"} if library() is not None else set()
+    assert set(constants) == {"gemm", "copy"} | engine
     assert set(constants["gemm"]) == set(DTYPES)
     assert all(
         math.isfinite(v) and v > 1e6 for v in (*constants["gemm"].values(), constants["copy"])
     )
-    assert len(said) == len(DTYPES) + 1
+    assert len(said) == len(DTYPES) + 1 + len(engine)
+    if engine:
+        assert constants["peak"]["fp32"] > 1e8
+        assert {int(size) for size in constants["read"]} <= set(floor.BYTES)
+        assert min(constants["read"].values()) > 1e7
     layer = torch.nn.LSTM(SHAPE.features, SHAPE.hidden)
     x = torch.randn(SHAPE.steps, SHAPE.batch, SHAPE.features, requires_grad=True)
     for mode in ("inference", "train"):
