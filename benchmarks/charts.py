@@ -24,6 +24,7 @@ LOOKS = {
     "torch.nn": ("#000000", "o"),
     "torch.nn without cuDNN": ("#7f7f7f", "x"),
     "rnnkit auto": ("#d55e00", "D"),
+    "rnnkit native": ("#117733", "H"),
     "rnnkit data": ("#e69f00", "^"),
     "rnnkit counter": ("#cc79a7", "v"),
     "rnnkit resident": ("#882255", "<"),

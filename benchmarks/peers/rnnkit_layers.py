@@ -61,4 +61,4 @@ class Layers:
 
 # The modes of the kernels, and the loop in PyTorch with the handwritten backward.
 KERNELS = ("resident", "data", "counter", "launch")
-PEERS = tuple(Layers(backend) for backend in ("auto", "triton", *KERNELS, "eager"))
+PEERS = tuple(Layers(backend) for backend in ("auto", "native", "triton", *KERNELS, "eager"))

@@ -14,11 +14,14 @@ from benchmarks.peers import select as select_peers
 from benchmarks.peers.loops import Loop
 from benchmarks.peers.torch_layers import cudnn_algorithm
 from benchmarks.work import Work, products_in
+from rnnkit_kernels.cpu import native
+from rnnkit_kernels.cpu.library import library
 
 CPU = torch.device("cpu")
 PLAIN = Case("plain", "a test", 5, 3, 4, 6)
 ALL = Case("all", "a test", 5, 4, 3, 6, layers=2, directions=2, ragged=True)
-ON_CPU = ("torch.nn", "rnnkit auto", "rnnkit eager", "loop in PyTorch")
+NATIVE = ("rnnkit native",) if library() is not None else ()
+ON_CPU = ("torch.nn", "rnnkit auto", *NATIVE, "rnnkit eager", "loop in PyTorch")
 
 
 def error_of(peer: Peer, case: Case, cell: str, dtype: str = "fp32") -> float:
@@ -105,6 +108,18 @@ def test_peers_that_are_not_installed_or_have_no_gpu_are_absent(
     assert "32 steps" in (
         known["torch.compile of a loop"].absent(replace(work, case=replace(PLAIN, steps=33))) or ""
     )
+
+
+def test_the_native_engine_is_absent_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = peers()["rnnkit native"]
+    if NATIVE:
+        work = Work.of(PLAIN, "lstm", "fp32", CPU)
+        assert peer.absent(work) is None
+        assert peer.prepare(work, "inference").engine == "native"
+        half = peer.absent(Work.of(PLAIN, "lstm", "bf16", CPU))
+        assert "computes in float32 and float64" in (half or "")
+    monkeypatch.setattr(native, "_unavailable", lambda cell: "it was never built")
+    assert "it was never built" in (peer.absent(Work.of(PLAIN, "gru", "fp32", CPU)) or "")
 
 
 @pytest.mark.parametrize(
