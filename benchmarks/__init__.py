@@ -7,6 +7,7 @@ suite.py, command.py         the run, and `rnnkit bench`
 results.py, report.py        JSON with its schema, tables; charts.py draws, machine.py says where
 tune.py                      the table that `backend="auto"` reads
 gpu_check.py, checks.py      one command for a GPU that is there for minutes, and what runs it
+cpu_engine.py                one command for the native engine, with cpu_records.py, cpu_ratios.py
 end_to_end.py                whole trainings, with tagger.py and decoding.py, in turns.py's turns
 results/                     what was measured
 """

@@ -17,6 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from .cases import MODES, NAMES, SWEEPS, Case
+from .cpu_ratios import Measured
+from .cpu_records import SIDES
 from .results import AUTO, BASELINE, Record, Results, number
 
 # Colour and marker by the longest of these that a peer's name begins with; legends keep the order.
@@ -39,6 +41,9 @@ LOOKS = {
     "loop": ("#56b4e9", "*"),
     "": ("#555555", "8"),
 }
+# Of numbers of threads; Okabe and Ito's.
+ENGINE_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+RATIO_TICKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16)
 FONT = 9
 WIDTH, DPI = 10, 120  # inches, dots per inch: GitHub shows it a quarter smaller
 Points = dict[str, tuple[float, float]]  # by peer: a value, and its uncertainty as a share
@@ -136,6 +141,76 @@ def sweeps(results: Results, dtype: str, mode: str) -> Figure | None:
         timed = [record for key, panel in panels.items() if key[0] == cell for record in panel]
         _ticks(grid[row, 0], "y", [_microseconds(results.cases, record) for record in timed])
     _legend(figure, {record.peer for panel in panels.values() for record in panel})
+    return figure
+
+
+def engine_ratios(measured: Measured) -> Figure:
+    """Ratios of what `cpu_engine.py` measured: a panel for each mode, dense and ragged.
+
+    Args:
+        measured: Records with their ratios, at least one.
+
+    Returns:
+        The picture: a row for each shape and cell, in it a lane for each number of threads.
+    """
+    at = [record.case for record, _ in measured]
+    panels = sorted({(c.ragged, c.mode) for c in at}, key=lambda p: (p[0], list(MODES).index(p[1])))
+    shapes, threads = list(dict.fromkeys(c.shape for c in at)), sorted({c.threads for c in at})
+    cells = [cell for cell in NAMES if any(cell == c.cell for c in at)]
+    rows = [(shape, cell) for shape in shapes for cell in cells]
+    across = 2 if len({mode for _, mode in panels}) > 1 else 1
+    down = ceil(len(panels) / across)
+    size = (WIDTH, down * (0.27 * len(rows) + 0.9) + 0.5)
+    figure = Figure(size, dpi=DPI, layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    seen: dict[str, Line2D] = {}
+    for (ragged, mode), axes in zip(panels, grid, strict=False):
+        kind = "ragged" if ragged else "dense"
+        axes.set_title(f"{kind}, {_short(mode)}", fontsize=FONT + 1)
+        axes.set_xlabel(f"time of {BASELINE} ÷ time of rnnkit (right is faster)", fontsize=FONT)
+        axes.tick_params(axis="x", labelbottom=True)
+        for record, ratios in measured:
+            case = record.case
+            if (case.ragged, case.mode) != (ragged, mode):
+                continue
+            lane = 0.6 * ((threads.index(case.threads) + 0.5) / len(threads) - 0.5)
+            row = rows.index((case.shape, case.cell)) + lane
+            color = ENGINE_COLORS[threads.index(case.threads) % len(ENGINE_COLORS)]
+            for place, ratio in enumerate(ratios["wall"].values()):
+                first = place == 0
+                axes.plot([ratio.low, ratio.high], [row, row], color=color, linewidth=1)
+                (mark,) = axes.plot(ratio.value, row, "D" if first else "o", color=color)
+                mark.set(markersize=4.5 if first else 5, zorder=2 + first)
+                mark.set_markerfacecolor(color if first else "white")
+                both = " / ".join(names[place] for names in SIDES.values())
+                plural = "s" * (case.threads > 1)
+                seen.setdefault(f"{both}, {case.threads} thread{plural}", mark)
+        axes.axvline(1, color="black", linewidth=1, zorder=1)
+        labels = [
+            " ".join(f"{n}{size}" for n, size in zip("TBDH", shape, strict=True))
+            * (cell == cells[0])
+            + f"   {NAMES[cell].split()[0]}"
+            for shape, cell in rows
+        ]
+        axes.set_yticks(range(len(rows)), labels)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        _finish(axes)
+        axes.grid(axis="y", visible=False)
+        for i in range(0, len(shapes), 2):
+            axes.axhspan(
+                i * len(cells) - 0.5, (i + 1) * len(cells) - 0.5, color="#f2f2f2", zorder=-2
+            )
+    for unused in grid[len(panels) :]:
+        unused.remove()
+    grid[0].set_xscale("log")  # half and double as far from 1
+    grid[0].xaxis.set_major_locator(FixedLocator(RATIO_TICKS))
+    grid[0].xaxis.set_minor_locator(NullLocator())
+    grid[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    names = sorted(seen)
+    figure.legend(
+        handles=[seen[name] for name in names], labels=names, loc="outside upper center",
+        ncols=len(names), fontsize=FONT, frameon=False,
+    )  # fmt: skip
     return figure
 
 
