@@ -19,7 +19,7 @@ from rnnkit.translation import Translation
 from rnnkit.translation.data import BEGIN, END
 
 from .progress import Progress
-from .turns import figures_of, synchronize
+from .turns import figures_of, synchronize, twin
 
 VOCABULARIES = (7895, 5910)
 SENTENCES, BEAM, PENALTY = 64, 5, 0.6
@@ -59,12 +59,14 @@ def sentence(source: Tensor, model: Translation, limit: int, width: int) -> list
     return max(finished)[1]
 
 
-def decoding(batches: int, repeats: int) -> dict[str, Any]:
+def decoding(batches: int, repeats: int, backend: str | None = None) -> dict[str, Any]:
     """Sentences a second, greedy and by beam, both sides in turn.
 
     Args:
         batches: of one turn, 64 sentences each.
         repeats: turns of each side.
+        backend: None: the other side is the plain loop; else the same search on the same model,
+            whose layers have this backend.
 
     Returns:
         Raw figures, ready for JSON.
@@ -85,40 +87,56 @@ def decoding(batches: int, repeats: int) -> dict[str, Any]:
             source[length - 1, i] = END
         limits = torch.randn(SENTENCES).mul(3).add(13).long().clamp(4, 40)
         work.append((source.to(device), lengths, limits))
+    other = None if backend is None else twin(model, backend)
     progress = Progress()
     parts = []
     searches: dict[str, tuple[GreedySearch | BeamSearch, int]] = {
         "greedy": (GreedySearch(), 1),
         f"beam {BEAM}": (BeamSearch(BEAM, length_penalty=PENALTY), BEAM),
     }
+
+    def together(
+        search: GreedySearch | BeamSearch, model: Translation, given: tuple[Tensor, ...]
+    ) -> list[list[int]]:
+        source, lengths, limits = given
+        first = torch.full((SENTENCES,), BEGIN, device=device)
+        return [each[0].tokens for each in search(model, (source, lengths), first, END, limits)]
+
+    @torch.inference_mode()
+    def alone(width: int, given: tuple[Tensor, ...]) -> list[list[int]]:
+        source, lengths, limits = given
+        return [
+            sentence(source[:length, i : i + 1], model, limit, width)
+            for i, (length, limit) in enumerate(zip(lengths.tolist(), limits.tolist(), strict=True))
+        ]
+
     for number, (name, (search, width)) in enumerate(searches.items()):
         rates = []
         for repeat in range(1 + repeats):  # the first turn is the warm-up
             progress((number + repeat / (1 + repeats)) / 2, f"decoding, {name}")
             seconds = [0.0, 0.0]
-            for source, lengths, limits in work:
-                begin = time.perf_counter()
-                first = torch.full((SENTENCES,), BEGIN, device=device)
-                ours = search(model, (source, lengths), first, END, limits)
-                synchronize(device)
-                between = time.perf_counter()
-                with torch.inference_mode():
-                    plain = [
-                        sentence(source[:length, i : i + 1], model, limit, width)
-                        for i, (length, limit) in enumerate(
-                            zip(lengths.tolist(), limits.tolist(), strict=True)
-                        )
-                    ]
-                seconds[0] += between - begin
-                seconds[1] += time.perf_counter() - between
-                differing = sum(a[0].tokens != b for a, b in zip(ours, plain, strict=True))
+            for given in work:
+                words: list[list[list[int]]] = [[], []]
+                # Every other time the other side begins.
+                for side in (0, 1) if repeat % 2 == 0 else (1, 0):
+                    begin = time.perf_counter()
+                    if side == 0:
+                        words[side] = together(search, model, given)
+                    elif other is not None:
+                        words[side] = together(search, other, given)
+                    else:
+                        words[side] = alone(width, given)
+                    synchronize(device)
+                    seconds[side] += time.perf_counter() - begin
+                differing = sum(a != b for a, b in zip(*words, strict=True))
                 if differing > SENTENCES // 20:  # rounding decides between near equals
                     raise ValueError(
                         f"{name}: the two sides wrote {differing} of {SENTENCES} sentences "
                         "differently"
                     )
             rates.append((batches * SENTENCES / seconds[0], batches * SENTENCES / seconds[1]))
-        what = f"sentences/s, {name}, batches of {SENTENCES} against one at a time"
+        against = "one at a time" if backend is None else f'backend="{backend}"'
+        what = f"sentences/s, {name}, batches of {SENTENCES} against {against}"
         parts.append({"what": what, **figures_of(rates[1:], device)})
     progress.close()
     return {"what": "decoding of a translation model", "parts": parts}

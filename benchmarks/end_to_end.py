@@ -8,6 +8,9 @@ The two sides take turns, some steps each, so that a machine that is busy for a 
 both. Parity comes before speed: their losses have to agree. Sharing a process, they also share its
 memory settings: `rnnkit fit` lets malloc keep freed blocks on a CPU, which speeds up the plain side
 as well.
+
+With `--against torch` the other side is not plain: the same program with the same parameters, but
+for its recurrent layers, which are torch's own. So one process compares before and after.
 """
 
 from __future__ import annotations
@@ -28,15 +31,20 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from rnnkit.language_modeling.data import LanguageModelingData
 from rnnkit.screen.terminal import Parser
-from rnnkit.training.command import run
+from rnnkit.training.command import keep_freed_memory, run
 
+from .output_layers import BASELINE, BATCH, Side
+from .progress import Progress
 from .turns import AGREEMENT, WITH_DROPOUT, agreeing, figures_of, synchronize
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {
     size: ROOT / "configs" / "lm" / f"ptb_zaremba_{size}.yaml" for size in ("small", "medium")
 }
+# Units and steps of a window.
+SIZES = {"small": (200, 20), "medium": (650, 35)}
 
 
 class PlainTwin(Callback):
@@ -152,6 +160,52 @@ def language_model(size: str, corpus: str, steps: int, repeats: int) -> dict[str
     }
 
 
+def same_model(size: str, cell: str, corpus: str, steps: int, repeats: int) -> dict[str, Any]:
+    """Tokens a second of a language model by itself and with torch's layers, both sides in turn.
+
+    Args:
+        size: a key of `CONFIGS`; without dropout, so that the losses can agree.
+        cell: "lstm", "gru" or "rnn".
+        corpus: name or path of a corpus.
+        steps: of one turn.
+        repeats: turns of each side.
+
+    Returns:
+        Raw figures, ready for JSON.
+
+    Raises:
+        ValueError: the losses of the two sides disagree.
+    """
+    units, window = SIZES[size]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
+    data = LanguageModelingData(corpus, batch_size=BATCH, window=window)
+    options = {"cell": cell, "embedding_size": units, "hidden_size": units}
+    sides = [
+        Side(BASELINE, data, 0, device, backend=backend, **options) for backend in ("auto", "torch")
+    ]
+    for side in sides:
+        # A tenth of Zaremba's: with his a GRU makes other losses of other roundings.
+        side.optimizer.param_groups[0]["lr"] = 0.1
+    progress = Progress()
+    for repeat in range(1 + repeats):  # the first turn is the warm-up
+        progress(repeat / (1 + repeats), f"turn {repeat} of {repeats}")
+        # Every other time the other side begins.
+        for side in sides if repeat % 2 == 0 else reversed(sides):
+            side.train(steps)
+    progress.close()
+    tokens = steps * BATCH * window
+    ours, theirs = ([tokens / seconds for seconds in side.seconds[1:]] for side in sides)
+    return {
+        "what": f"training, tokens/s, Zaremba's {size} model, {cell}: auto, then backend torch",
+        "corpus": corpus,
+        "steps": steps,
+        "mean_loss": agreeing(sides[0].losses, sides[1].losses, AGREEMENT),
+        **figures_of(list(zip(ours, theirs, strict=True)), device),
+    }
+
+
 def _plain_script() -> ModuleType:
     path = ROOT / "tests" / "language_modeling" / "plain_language_model.py"
     spec = importlib.util.spec_from_file_location("plain_language_model", path)
@@ -174,6 +228,14 @@ def main(argv: list[str]) -> int:
         choices=[*CONFIGS, "tagger", "decoding"],
         help="Zaremba's small or medium language model, a tagger, or decoding",
     )
+    add(
+        "--against",
+        choices=["plain", "torch"],
+        default="plain",
+        help="plain: PyTorch alone; torch: the same program with torch's own recurrent layers",
+    )
+    add("--cell", choices=["lstm", "gru", "rnn"], default="lstm",
+        help="of a language model --against torch (default: lstm)")  # fmt: skip
     add("--corpus", help="name or path (default: python-docs, for a tagger announcements)")
     add("--steps", type=int, default=50, help="steps of one turn (default: 50)")
     add("--repeats", type=int, default=4, help="turns of each side (default: 4)")
@@ -183,31 +245,39 @@ def main(argv: list[str]) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     what, steps, repeats = arguments.what, arguments.steps, arguments.repeats
+    backend = None if arguments.against == "plain" else arguments.against
     try:
+        if arguments.cell != "lstm" and (backend is None or what not in CONFIGS):
+            raise ValueError(f"--cell {arguments.cell} is for language models --against torch")
         if what == "tagger":
             from .tagger import tagger
 
-            figures = tagger(arguments.corpus or "announcements", steps, repeats)
+            figures = tagger(arguments.corpus or "announcements", steps, repeats, backend)
         elif what == "decoding":
             from .decoding import decoding
 
-            figures = decoding(steps, repeats)
-        else:
+            figures = decoding(steps, repeats, backend)
+        elif backend is None:
             figures = language_model(what, arguments.corpus or "python-docs", steps, repeats)
+        else:
+            given = (arguments.corpus or "python-docs", steps, repeats)
+            figures = same_model(what, arguments.cell, *given)
     except ValueError as error:
         print(f"rnnkit bench end-to-end: {error}", file=sys.stderr)
         return 1
     figures["command"] = shlex.join(["rnnkit", "bench", "end-to-end", *argv])
-    out = arguments.out or Path(f"runs/end_to_end_{what}.json")
+    name = "_".join([what, *[arguments.cell, "torch"] * (backend is not None)])
+    out = arguments.out or Path(f"runs/end_to_end_{name}.json")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(figures, indent=2) + "\n")
+    other = "plain" if backend is None else "torch"
     unit = "tokens/s" if what in CONFIGS else "sentences/s"
     for part in figures.get("parts", [figures]):
         if part is not figures:
             print(part["what"])
         for pair in [*part["pairs"], part["median"]]:
             print(
-                f"rnnkit {pair['rnnkit']:8,.0f} {unit}   plain {pair['plain']:8,.0f} {unit}   "
+                f"rnnkit {pair['rnnkit']:8,.0f} {unit}   {other} {pair['plain']:8,.0f} {unit}   "
                 f"ratio {pair['ratio']:.3f}{'   median' if pair is part['median'] else ''}"
             )
         if "mean_loss" in part:

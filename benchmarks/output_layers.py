@@ -50,16 +50,23 @@ class Side:
         data: what it is trained on.
         samples: words that the sampled softmax draws.
         device: where.
+        options: other arguments of `LanguageModel`.
     """
 
     def __init__(
-        self, name: str, data: LanguageModelingData, samples: int, device: torch.device
+        self,
+        name: str,
+        data: LanguageModelingData,
+        samples: int,
+        device: torch.device,
+        **options: Any,
     ) -> None:
         torch.manual_seed(0)
         self.model = LanguageModel(
             data.vocabulary_size,
             output=SIDES[name],  # type: ignore[arg-type]
             output_samples=samples,
+            **options,
         )
         decoder = self.model.decoder
         if name == LOG_UNIFORM:
@@ -73,6 +80,7 @@ class Side:
         self.state: State | None = None
         self.windows = self._endlessly(data)
         self.seconds: list[float] = []
+        self.losses: list[Tensor] = []
 
     def _endlessly(self, data: LanguageModelingData) -> Iterator[Window]:
         while True:
@@ -118,6 +126,7 @@ class Side:
             (summed / window.input.shape[1]).backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
             self.optimizer.step()
+            self.losses.append(summed.detach() / len(target))
         synchronize(device)
         self.seconds.append(time.perf_counter() - begin)
 

@@ -21,7 +21,7 @@ from rnnkit.tagging.task import Tagger
 from rnnkit.tagging.words import Sentences
 
 from .progress import Progress
-from .turns import AGREEMENT, agreeing, figures_of, synchronize
+from .turns import AGREEMENT, agreeing, figures_of, synchronize, twin
 
 # Those of configs/tagging/conll2003.yaml; without dropout, so that the losses can agree.
 SIZES: dict[str, Any] = {
@@ -98,13 +98,15 @@ def _embedding(like: nn.Embedding, padding: bool) -> nn.Embedding:
     return nn.Embedding(*sizes, padding_idx=0 if padding else None)
 
 
-def tagger(corpus: str, steps: int, repeats: int) -> dict[str, Any]:
+def tagger(corpus: str, steps: int, repeats: int, backend: str | None = None) -> dict[str, Any]:
     """Sentences a second of a tagger in training, both sides in turn.
 
     Args:
         corpus: Name or path of a tagged corpus.
         steps: Batches of one turn.
         repeats: Turns of each side.
+        backend: None: the other side is the plain tagger; else the same one, whose layers have this
+            backend.
 
     Returns:
         Raw figures for each kind of characters, ready for JSON.
@@ -119,6 +121,7 @@ def tagger(corpus: str, steps: int, repeats: int) -> dict[str, Any]:
         raise ValueError(f"an epoch of {corpus} has {len(batches)} steps, {steps} were asked for")
     batches = [data.transfer_batch_to_device(batch, device, 0) for batch in batches]
     count = sum(batch.target.shape[1] for batch in batches)
+    against = "" if backend is None else f', against backend="{backend}"'
     progress, parts = Progress(), []
     for number, (characters, what) in enumerate(CHARACTERS.items()):
         torch.manual_seed(0)
@@ -126,13 +129,14 @@ def tagger(corpus: str, steps: int, repeats: int) -> dict[str, Any]:
             data.vocabulary_size, data.character_vocabulary_size, data.tags, data.scheme,
             characters=characters, **SIZES,  # type: ignore[arg-type]
         ).to(device)  # fmt: skip
-        plain = PlainTagger(ours).to(device)
-        optimizers = [torch.optim.AdamW(side.parameters(), lr=1e-3) for side in (ours, plain)]
+        other = PlainTagger(ours).to(device) if backend is None else twin(ours, backend)
+        sides = (ours, other)
+        optimizers = [torch.optim.AdamW(side.parameters(), lr=1e-3) for side in sides]
 
-        def loss_of(side: int, batch: TaggedSentences, ours: Tagger, plain: PlainTagger) -> Tensor:
-            if side == 1:
-                return plain(batch)  # type: ignore[no-any-return]
-            return ours.negative_log_likelihood(ours(batch.sentences), batch).mean()
+        def loss_of(side: Tagger | PlainTagger, batch: TaggedSentences) -> Tensor:
+            if isinstance(side, PlainTagger):
+                return side(batch)  # type: ignore[no-any-return]
+            return side.negative_log_likelihood(side(batch.sentences), batch).mean()
 
         losses: tuple[list[Tensor], list[Tensor]] = ([], [])
         seconds: list[tuple[float, float]] = []
@@ -143,7 +147,7 @@ def tagger(corpus: str, steps: int, repeats: int) -> dict[str, Any]:
             for side in (0, 1) if repeat % 2 == 0 else (1, 0):
                 begin = time.perf_counter()
                 for batch in batches:
-                    loss = loss_of(side, batch, ours, plain)
+                    loss = loss_of(sides[side], batch)
                     optimizers[side].zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     optimizers[side].step()
@@ -153,7 +157,7 @@ def tagger(corpus: str, steps: int, repeats: int) -> dict[str, Any]:
             seconds.append((times[0], times[1]))
         parts.append(
             {
-                "what": f"training, sentences/s, BiLSTM-CRF, {what}",
+                "what": f"training, sentences/s, BiLSTM-CRF, {what}{against}",
                 "steps": steps,
                 "mean_loss": agreeing(*losses, AGREEMENT),
                 **figures_of([(count / a, count / b) for a, b in seconds[1:]], device),

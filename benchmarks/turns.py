@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+import rnnkit
 
 from . import machine
+
+Model = TypeVar("Model", bound=nn.Module)
 
 # Largest relative difference of the mean losses: the same arithmetic should give none, and with
 # dropout the two sides draw different masks.
@@ -39,3 +44,12 @@ def figures_of(rates: list[tuple[float, float]], device: torch.device) -> dict[s
         "machine": {**machine.describe(device), "lightning": lightning.__version__},
         "commit": machine.commit(),
     }
+
+
+def twin(model: Model, backend: str) -> Model:
+    """A copy of a model whose recurrent layers have another backend."""
+    made = copy.deepcopy(model)
+    for layer in made.modules():
+        if isinstance(layer, (rnnkit.LSTM, rnnkit.GRU, rnnkit.RNN)):
+            layer.backend = backend  # type: ignore[assignment]
+    return made

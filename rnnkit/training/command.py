@@ -132,7 +132,7 @@ class TrainingCLI(LightningCLI):
                 )
             read_checkpoint(checkpoint)
         if trainer.strategy.root_device.type == "cpu":
-            _keep_freed_memory()
+            keep_freed_memory()
         return trainer
 
     def _run_name(self) -> str:
@@ -154,7 +154,7 @@ def _one_sentence(message: str) -> str:
     return " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Let glibc's malloc keep large blocks that are freed, for the rest of the process.
 
     A step frees and takes again blocks of many megabytes (logits, gradients). By default they go
