@@ -21,6 +21,6 @@ def faster(
         ragged: whether the sequences have several lengths.
         has_projections: whether h is projected.
     """
-    if trains and steps == 1 and not ragged and cell != "lstm":
+    if trains and steps == 1 and cell != "lstm":
         return False, "of a single step with its backward pass torch's own layers are faster"
     return True, "measured to be faster on a CPU"

@@ -114,7 +114,8 @@ template <class S> INLINE Vec<S> sigmoid_of(Vec<S> x) {
   const Exponential<S> e = exponential<S>(at_least<S>(at_most<S>(-x, LARGE<S>), -LARGE<S>));
   // 1 + e^-x, with what the sum of 1 and a large power would lose.
   const Vec<S> ends = e.p + S(1), lost = S(1) - (ends - e.p);
-  return quotient(all(S(1)), (e.q * e.p + lost) + ends);
+  const Vec<S> y = quotient(all(S(1)), (e.q * e.p + lost) + ends);
+  return x < -LARGE<S> ? Vec<S>{} : y;
 }
 INLINE Vec<float> magnitude(Vec<float> x) {
   return (Vec<float>)((Types<float>::Integers)x & 0x7fffffff);

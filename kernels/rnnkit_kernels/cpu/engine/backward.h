@@ -298,40 +298,57 @@ template <class S, class C> struct Backward : Layer<S, C> {
   }
 
   // ---- after the loop
-  // C (columns, width) = A^T B: threads take columns of A.
-  void weight_gradient(int me, int threads, Lines<const S> left, int64_t many, Lines<const S> right, int64_t width, S* out, S* sums) const {
+  // Products A^T B that share A, whose columns threads share.
+  void weight_gradients(int me, int threads, Lines<const S> left, int64_t many, Beside<S> one, Beside<S> other, int count) const {
     const int64_t tiles = (many + TALL - 1) / TALL;
     const int64_t first = share(tiles, me, threads) * TALL;
     int64_t last = share(tiles, me + 1, threads) * TALL;
     if (last > many) last = many;
     if (first >= last) return;
     left.base += first;
-    transposed_product<S>(left, last - first, right, width, Base::real_rows, out + first * width,
-                          sums ? sums + first : nullptr, room_of[me]);
-  }
-  // Gates whose columns lie side by side are one product.
-  static constexpr int together(const int* columns_of_gates, int gate, int end) {
-    int next = gate + 1;
-    while (next < end && columns_of_gates[next] == columns_of_gates[next - 1] + 1) next++;
-    return next;
+    Beside<S> products[2] = {one, other};
+    for (Beside<S>& product : products) {
+      product.C += first * product.N;
+      if (product.sums) product.sums += first;
+    }
+    transposed_product<S>(left, last - first, Base::real_rows, products, count, room_of[me]);
   }
   Lines<const S> column_rows(int i) const { return {column(0, i), COLUMNS * H, Base::real}; }
+  // The gradients of gate g in W_ih, and in W_hh.
+  Beside<S> of_input(int g) const {
+    return {Base::x_rows(), D, (S*)raw.d_weight_ih + g * H * D, raw.d_bias_ih ? (S*)raw.d_bias_ih + g * H : nullptr};
+  }
+  Beside<S> of_hidden(int g) const {
+    const bool later = g >= C::gates_at[1];
+    const Lines<const S> first{nullptr, 0, Base::real, hidden_rows}, second{operand, H, Base::real};
+    return {later ? second : first, later ? H : P, (S*)raw.d_weight_hh + g * H * P, raw.d_bias_hh ? (S*)raw.d_bias_hh + g * H : nullptr};
+  }
+  static constexpr int stage_end(int g) {
+    int s = 0;
+    while (C::gates_at[s + 1] <= g) s++;
+    return C::gates_at[s + 1];
+  }
   void weights(int me, int threads) const {
+    // Gates of a stage whose columns lie side by side are one product, and both weights' one where
+    // they have the same columns.
     for (int g = 0; g < G;) {
-      const int end = together(C::input_columns, g, G);
-      weight_gradient(me, threads, column_rows(C::input_columns[g]), (end - g) * H, Base::x_rows(), D, (S*)raw.d_weight_ih + g * H * D,
-                      raw.d_bias_ih ? (S*)raw.d_bias_ih + g * H : nullptr);
+      int end = g + 1;
+      while (end < stage_end(g) && C::input_columns[end] == C::input_columns[end - 1] + 1) end++;
+      const int64_t many = (end - g) * H;
+      const Beside<S> input = of_input(g), hidden = of_hidden(g);
+      const int column = C::input_columns[g];
+      if (column == HIDDEN + g) {
+        weight_gradients(me, threads, column_rows(column), many, input, hidden, 2);
+      } else {
+        weight_gradients(me, threads, column_rows(column), many, input, input, 1);
+        weight_gradients(me, threads, column_rows(HIDDEN + g), many, hidden, hidden, 1);
+      }
       g = end;
     }
-    for (int s = 0; s < STAGES; s++) {
-      const int g = C::gates_at[s];
-      const Lines<const S> first{nullptr, 0, Base::real, hidden_rows}, later{operand, H, Base::real};
-      weight_gradient(me, threads, column_rows(HIDDEN + g), Base::stage_gates(s) * H, s ? later : first, s ? H : P,
-                      (S*)raw.d_weight_hh + g * H * P, raw.d_bias_hh ? (S*)raw.d_bias_hh + g * H : nullptr);
+    if (projects) {
+      const Beside<S> projection{{Base::state(0, Base::unprojected()), raw.states_stride, Base::real}, H, (S*)raw.d_weight_hr, nullptr};
+      weight_gradients(me, threads, {projected, P, Base::real}, P, projection, projection, 1);
     }
-    if (projects)
-      weight_gradient(me, threads, {projected, P, Base::real}, P, {Base::state(0, Base::unprojected()), raw.states_stride, Base::real}, H,
-                      (S*)raw.d_weight_hr, nullptr);
   }
   // What a later stage multiplied: made again, row by row.
   void operands(int me, int threads) const {

@@ -276,22 +276,30 @@ static void long_product(Lines<const S> from, const S* packed, const Panels& sha
   }
 }
 
-// C (columns, N) = A^T B over `rows` rows; and the sums of A's columns, where asked. `left` and
-// `right` give the rows of A and of B.
-constexpr int DEPTH = 160;                        // rows at a time: B's part stays in the first cache
+// One of the products A^T B that share A: C (columns, N), and the sums of A's columns, where asked.
+template <class S> struct Beside {
+  Lines<const S> right;  // the rows of B
+  int64_t N;
+  S *C, *sums;
+};
+constexpr int DEPTH = 160;                      // rows at a time: B's part stays in the first cache
 constexpr int BROAD = REGISTERS == 32 ? 4 : 2;  // vectors of B in a tile
 constexpr int TALL = rows_at_once(BROAD);       // columns of A in a tile
+// They are copied eight at a time. What comes too many is written over by the next row, and after the
+// last row of a tile there is room for it.
+constexpr int COPIED = 8, TILE = DEPTH * TALL + COPIED - TALL;
+static_assert(TALL <= COPIED, "a tile's columns are one copy");
 template <class S> static int64_t transposed_room(int64_t columns) {
-  return DEPTH * (columns + TALL + BROAD * LANES<S>) + columns;
+  return (columns / TALL + 1) * TILE + DEPTH * BROAD * LANES<S> + columns;
 }
 template <class S>
-static void transposed_product(Lines<const S> left, int64_t columns, Lines<const S> right, int64_t N, int64_t rows, S* C, S* sums, S* room) {
+static void transposed_product(Lines<const S> left, int64_t columns, int64_t rows, const Beside<S>* products, int many_products, S* room) {
   constexpr int L = LANES<S>;
-  S* tall = room;                             // A in tiles: [tile][k][TALL]
-  S* broad = tall + DEPTH * (columns + TALL);  // B: [k][vector]
-  S* partial = broad + DEPTH * BROAD * L;
   const int64_t tiles = (columns + TALL - 1) / TALL;
-  const Panels shape(N, 1, 1, L, BROAD);
+  S* tall = room;                         // A in tiles: [tile][k][TALL]
+  S* broad = tall + (columns / TALL + 1) * TILE;  // B: [k][vector]
+  S* partial = broad + DEPTH * BROAD * L;
+  const bool sums = products[0].sums;
   for (int64_t from = 0; from < rows; from += DEPTH) {
     const int64_t many = rows - from < DEPTH ? rows - from : DEPTH;
     if (sums) memset(partial, 0, columns * sizeof(S));
@@ -302,44 +310,53 @@ static void transposed_product(Lines<const S> left, int64_t columns, Lines<const
         store(partial + m, load(partial + m, n) + load(row + m, n), n);
       }
       int64_t t = 0;
-      for (; (t + 1) * TALL <= columns; t++) memcpy(tall + (t * DEPTH + k) * TALL, row + t * TALL, TALL * sizeof(S));
-      for (int64_t m = t * TALL; m < tiles * TALL; m++)
-        tall[(t * DEPTH + k) * TALL + m - t * TALL] = m < columns ? row[m] : S(0);
+      for (; t * TALL + COPIED <= columns; t++) memcpy(tall + t * TILE + k * TALL, row + t * TALL, COPIED * sizeof(S));
+      for (; t < tiles; t++)
+        for (int i = 0; i < TALL; i++) {
+          const int64_t m = t * TALL + i;
+          tall[t * TILE + k * TALL + i] = m < columns ? row[m] : S(0);
+        }
     }
-    for (int64_t m = 0; sums && m < columns; m++) sums[m] = from ? sums[m] + partial[m] : partial[m];
-    for (int64_t panel = 0; panel < shape.count; panel++) {
-      const int64_t n = shape.unit(panel);
-      const int wide = shape.wide(panel), end = N - n - (wide - 1) * L < L ? (int)(N - n - (wide - 1) * L) : L;
-      for (int64_t k = 0; k < many; k++) {
-        const S* row = right(from + k) + n;
-        for (int v = 0; v < wide; v++) store(broad + (k * wide + v) * L, load(row + v * L, v + 1 < wide ? L : end));
-      }
-      for (int64_t t = 0; t < tiles; t++) {
-        const int64_t m = t * TALL;
-        const S* a = tall + t * DEPTH * TALL;
-        const bool whole = end == L && m + TALL <= columns;  // the tile may write to C itself
-        alignas(64) S out[TALL * BROAD * L];
-        S* to = whole ? C + m * N + n : out;
-        const int64_t stride = whole ? N : wide * L;
-        const bool fresh = !whole || from == 0;
-        const Ahead none{(const char*)a, 0};
-        switch (wide) {
-          case 1: tile<S, TALL, 1, TALL>(&a, broad, many, to, stride, none, fresh); break;
-          case 2: tile<S, TALL, 2, TALL>(&a, broad, many, to, stride, none, fresh); break;
+    for (int p = 0; p < many_products; p++) {
+      const Beside<S>& product = products[p];
+      const int64_t N = product.N;
+      const Panels shape(N, 1, 1, L, BROAD);
+      for (int64_t m = 0; product.sums && m < columns; m++)
+        product.sums[m] = from ? product.sums[m] + partial[m] : partial[m];
+      for (int64_t panel = 0; panel < shape.count; panel++) {
+        const int64_t n = shape.unit(panel);
+        const int wide = shape.wide(panel), end = N - n - (wide - 1) * L < L ? (int)(N - n - (wide - 1) * L) : L;
+        for (int64_t k = 0; k < many; k++) {
+          const S* row = product.right(from + k) + n;
+          for (int v = 0; v < wide; v++) store(broad + (k * wide + v) * L, load(row + v * L, v + 1 < wide ? L : end));
         }
-        if constexpr (BROAD > 2) switch (wide) {
-          case 3: tile<S, TALL, 3, TALL>(&a, broad, many, to, stride, none, fresh); break;
-          case 4: tile<S, TALL, 4, TALL>(&a, broad, many, to, stride, none, fresh); break;
-        }
-        if (whole) continue;
-        for (int r = 0; r < TALL && m + r < columns; r++)
-          for (int v = 0; v < wide; v++) {
-            S* at = C + (m + r) * N + n + v * L;
-            const int some = v + 1 < wide ? L : end;
-            Vec<S> value = load(out + r * stride + v * L);
-            if (from) value += load(at, some);
-            store(at, value, some);
+        for (int64_t t = 0; t < tiles; t++) {
+          const int64_t m = t * TALL;
+          const S* a = tall + t * TILE;
+          const bool whole = end == L && m + TALL <= columns;  // the tile may write to C itself
+          alignas(64) S out[TALL * BROAD * L];
+          S* to = whole ? product.C + m * N + n : out;
+          const int64_t stride = whole ? N : wide * L;
+          const bool fresh = !whole || from == 0;
+          const Ahead none{(const char*)a, 0};
+          switch (wide) {
+            case 1: tile<S, TALL, 1, TALL>(&a, broad, many, to, stride, none, fresh); break;
+            case 2: tile<S, TALL, 2, TALL>(&a, broad, many, to, stride, none, fresh); break;
           }
+          if constexpr (BROAD > 2) switch (wide) {
+            case 3: tile<S, TALL, 3, TALL>(&a, broad, many, to, stride, none, fresh); break;
+            case 4: tile<S, TALL, 4, TALL>(&a, broad, many, to, stride, none, fresh); break;
+          }
+          if (whole) continue;
+          for (int r = 0; r < TALL && m + r < columns; r++)
+            for (int v = 0; v < wide; v++) {
+              S* at = product.C + (m + r) * N + n + v * L;
+              const int some = v + 1 < wide ? L : end;
+              Vec<S> value = load(out + r * stride + v * L);
+              if (from) value += load(at, some);
+              store(at, value, some);
+            }
+        }
       }
     }
   }
