@@ -100,11 +100,16 @@ def _call(
     call = _CALLS[len(layers)].pack(*header, *(field for layer in layers for field in layer))
     failed = (found.backward if backward else found.forward)(call)
     if failed:
-        raise_shortage()
+        raise_failure(failed)
 
 
-def raise_shortage() -> NoReturn:
-    """Raise what torch raises where memory has run out."""
+def raise_failure(code: int) -> NoReturn:
+    """Raise what an engine's answer other than 0 means."""
+    if code != 1:
+        raise RuntimeError(
+            "expected batch sizes that fall from the number of sequences and add up to the rows, "
+            f"and lengths between 0 and the number of steps (the native engine answered {code})"
+        )
     raise torch.OutOfMemoryError(
         "DefaultCPUAllocator: can't allocate memory: the native engine's room for packed weights "
         "and pre-activations"
@@ -113,6 +118,49 @@ def raise_shortage() -> NoReturn:
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
     return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+
+
+def _check(
+    cell: Cell, rows: Rows, inputs: Sequence[Tensor | None], zoneout: Tensor | None
+) -> tuple[int, ...]:
+    """Refuse what the engine would read beyond its end; N, D, H and P."""
+    x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0 = inputs
+    assert x is not None
+    assert weight_ih is not None
+    assert weight_hh is not None
+    assert h0 is not None
+    members, batch, outputs = h0.shape
+    features = x.shape[-1]
+    count = x.numel() // features
+    all_gates = weight_hh.shape[1]
+    hidden = all_gates // cell.gates_at[-1]
+    expected = (
+        ("x", x, x.shape if rows.batch_sizes is not None else (rows.steps, batch, features)),
+        ("weight_ih", weight_ih, (members, all_gates, features)),
+        ("weight_hh", weight_hh, (members, hidden * cell.gates_at[-1], outputs)),
+        ("bias_ih", bias_ih, (members, all_gates)),
+        ("bias_hh", bias_hh, (members, all_gates)),
+        ("weight_hr", weight_hr, (members, outputs, hidden)),
+        ("cell_weights", cell_weights, (members, cell.weights, hidden)),
+        ("c0", c0, (members, batch, hidden)),
+        ("zoneout", zoneout, (count, members, 1 + cell.has_cell_state, hidden)),
+    )
+    for name, tensor, shape in expected:
+        if tensor is not None and tensor.shape != shape:
+            raise RuntimeError(
+                f"expected {name} of shape {tuple(shape)}, got {tuple(tensor.shape)}"
+            )
+    for tensor in (*inputs, zoneout):
+        if tensor is not None and (tensor.dtype != x.dtype or tensor.device.type != "cpu"):
+            raise RuntimeError(
+                f"expected all tensors of a layer in {x.dtype} on the CPU, got {tensor.dtype} on "
+                f"{tensor.device}"
+            )
+    if weight_hr is None and outputs != hidden:
+        raise RuntimeError(f"expected h0 of {hidden} units, got {outputs}")
+    if (c0 is None) == cell.has_cell_state or (cell_weights is None) == (cell.weights > 0):
+        raise RuntimeError(f"expected c0 and weights of its own as {cell.name} has them")
+    return count, features, hidden, outputs
 
 
 def forward(
@@ -150,11 +198,10 @@ def forward(
             x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0, zoneout
         )
     )
-    members, batch, outputs = h0.shape
-    features = x.shape[-1]
-    count = x.numel() // features if features else rows.steps * batch
+    members, batch, _ = h0.shape
+    inputs = (x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0)
+    count, features, hidden, outputs = _check(cell, rows, inputs, zoneout)
     gates = cell.gates_at[-1]
-    hidden = weight_hh.shape[1] // gates
     # Rows that belong to no step are zero in y; what is saved there nobody reads.
     y = x.new_empty(count, members, outputs)
     h_n = torch.empty_like(h0)

@@ -67,7 +67,7 @@ class Quick:
         prepared = self._prepared(cell, weights, input, shape, backend)
         if prepared is None:
             return None
-        call, head, tail, state_shape, zeros = prepared
+        call, head, tail, state_shape, zeros, _ = prepared
         if states is None:
             states = zeros
         elif len(states) != len(zeros) or not _plain(states, state_shape):
@@ -130,7 +130,7 @@ class Quick:
         prepared = self._prepared(cell, weights, input, shape, "native")
         if prepared is None:
             return None
-        call, head, tail, state_shape, zeros = prepared
+        call, head, tail, state_shape, zeros, _ = prepared
         if states is None:
             states = zeros
         elif len(states) != len(zeros) or not _plain(states, state_shape):
@@ -147,15 +147,23 @@ class Quick:
     ) -> tuple[Any, ...] | None:
         if _grad_enabled() or not _plain((input,), shape) or _unusual():
             return None
-        for weight in weights:
-            if weight.dtype is not torch.float32 or not weight.is_cpu or not weight.is_contiguous():
-                return None
         key = (cell, shape, len(weights), backend, torch.get_num_threads())
         if key not in self._shapes:
             if len(self._shapes) > 64:
                 self._shapes.clear()
             self._shapes[key] = self._prepare(cell, weights, shape, backend)
-        return self._shapes[key]
+        prepared = self._shapes[key]
+        if prepared is None:
+            return None
+        for weight, expected in zip(weights, prepared[-1], strict=True):
+            if (
+                weight.shape != expected
+                or weight.dtype is not torch.float32
+                or not weight.is_cpu
+                or not weight.is_contiguous()
+            ):
+                return None
+        return prepared
 
     @staticmethod
     def _prepare(
@@ -172,8 +180,6 @@ class Quick:
             return None
         if backend == "auto" and not rule.faster(cell, steps, batch, hidden, False, False)[0]:
             return None
-        if weights[0].shape != (gates * hidden, features):
-            return None
         threads = native.threads_for(rows * gates * hidden * (features + hidden))
         split = native.split(kind, batch, hidden, threads, 4)
         head = (
@@ -184,7 +190,10 @@ class Quick:
         leading = (1, batch) if len(shape) == 3 else shape[:-1]
         state_shape = torch.Size((*leading, hidden))
         zeros = torch.zeros(state_shape)
-        return found.forward, head, tail, state_shape, (zeros,) * (1 + kind.has_cell_state)
+        rows_hh = gates * hidden
+        shapes = ((rows_hh, features), (rows_hh, hidden), (rows_hh,), (rows_hh,))
+        states = (zeros,) * (1 + kind.has_cell_state)
+        return found.forward, head, tail, state_shape, states, shapes[: len(weights)]
 
     @staticmethod
     def _run(
@@ -226,7 +235,7 @@ class Quick:
             )
         )
         if failed:
-            native.raise_shortage()
+            native.raise_failure(failed)
         return last if y is None else (y, *last)
 
 

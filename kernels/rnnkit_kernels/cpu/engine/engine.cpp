@@ -85,6 +85,8 @@ static int threads_of(const RnnkitCall& call) {
 
 template <class S, class C> int forward_of(const RnnkitCall& call, const RnnkitHost& host) {
   Forward<S, C> layers[2] = {Forward<S, C>(call.layer[0]), Forward<S, C>(call.layer[call.members - 1])};
+  for (int m = 0; m < call.members; m++)
+    if (!layers[m].fits()) return 4;
   Room sizes{nullptr};
   for (int m = 0; m < call.members; m++) layers[m].plan(sizes);
   Room room{(char*)host.room(sizes.used)};
@@ -96,6 +98,8 @@ template <class S, class C> int forward_of(const RnnkitCall& call, const RnnkitH
 }
 template <class S, class C> int backward_of(const RnnkitCall& call, const RnnkitHost& host) {
   Backward<S, C> layers[2] = {Backward<S, C>(call.layer[0]), Backward<S, C>(call.layer[call.members - 1])};
+  for (int m = 0; m < call.members; m++)
+    if (!layers[m].fits()) return 4;
   Room sizes{nullptr};
   for (int m = 0; m < call.members; m++) layers[m].plan(sizes, threads_of(call), call.dx);
   Room room{(char*)host.room(sizes.used)};

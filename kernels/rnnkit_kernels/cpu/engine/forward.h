@@ -164,10 +164,11 @@ template <class S, class C> struct Forward : Layer<S, C> {
   }
 
   template <int s> void tile_of_step(const Rows& rows, int64_t panel, const Panels& shape, Ahead ahead) const {
+    static_assert(Base::stage_gates(s) <= MOST_VECTORS, "a panel holds all gates of a unit");
     constexpr int gates_here = C::gates_at[s + 1] - C::gates_at[s], gate0 = C::gates_at[s];
     const int vectors = shape.wide(panel) * gates_here;
     const int64_t unit = shape.unit(panel), stride = (int64_t)vectors * L;
-    alignas(64) S sums[MOST_ROWS * 8 * L], inputs[MOST_ROWS * 8 * L];
+    alignas(64) S sums[MOST_ROWS * MOST_VECTORS * L], inputs[MOST_ROWS * MOST_VECTORS * L];
     const S* a[MOST_ROWS];
     // Where the cell adds both products anyway one sum holds them; the GRU needs them apart.
     const bool one_sum = fused && !C::apart[s];
@@ -273,7 +274,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
       }
       const int vectors = shape.wide(panel);
       const int64_t stride = (int64_t)vectors * L, unit = shape.unit(panel);
-      alignas(64) S sums[MOST_ROWS * 8 * L];
+      alignas(64) S sums[MOST_ROWS * MOST_VECTORS * L];
       multiply<S>(rows.count, a, weight_hr + shape.offset(panel), H, vectors, sums, stride, ahead, true);
       for (int r = 0; r < rows.count; r++)
         for (int v = 0; v < vectors; v++)

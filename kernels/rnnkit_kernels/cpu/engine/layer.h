@@ -88,6 +88,16 @@ template <class S, class C> struct Layer {
     const bool spread = (raw.lengths || raw.batch_sizes) && N == T * B;  // may hold rows of no step
     real = spread ? room.take<int64_t>(N) : nullptr;
   }
+  // Whether what Python says of the rows can be: a wrong number would be an address.
+  bool fits() const {
+    for (int64_t b = 0; raw.lengths && b < B; b++)
+      if (raw.lengths[b] < 0 || raw.lengths[b] > T) return false;
+    for (int64_t t = 0; raw.batch_sizes && t < T; t++) {
+      const int64_t many = raw.batch_sizes[t], most = t ? raw.batch_sizes[t - 1] : B;
+      if (many < 0 || many > most || raw.offsets[t] < 0 || raw.offsets[t] + many > N) return false;
+    }
+    return true;
+  }
   void arrange() {
     if (raw.lengths) {
       int64_t *counts = (int64_t*)sizes, *sorted = (int64_t*)order;

@@ -63,7 +63,7 @@ void run(RnnkitWork work, void* data, int threads) {
 void give_way() { std::this_thread::yield(); }
 
 // One buffer a thread, kept while it is small: fresh memory costs a fault for every page.
-constexpr size_t KEPT = size_t(64) << 20;
+constexpr size_t KEPT = size_t(128) << 20;
 struct Buffer {
   void* memory = nullptr;
   size_t size = 0;
@@ -157,7 +157,7 @@ RNNKIT_PUBLIC void rnnkit_use_openmp(void* parallel, void* count, void* me) {
 #endif
 }
 
-// 0; 1: memory ran out; 2: no such cell; 3: no engine for this processor.
+// 0; 1: memory ran out; 2: no such cell; 3: no engine for this processor; 4: rows that can't be.
 RNNKIT_PUBLIC int rnnkit_forward(const RnnkitCall* call) {
   const RnnkitEngine* engine = best();
   return engine ? finished(engine->forward(call, &host)) : 3;

@@ -8,7 +8,8 @@
 
 namespace RNNKIT_ISA {
 
-// Vectors side by side in a panel: many, for a number of A is fetched once for all of them.
+constexpr int MOST_VECTORS = 8;  // of a panel
+// Vectors side by side in a tile: many, for a number of A is fetched once for all of them.
 constexpr int WIDEST = REGISTERS == 32 ? 4 : 2;
 // Rows at a time. Accumulators, a panel's vectors and one number must fit the registers.
 constexpr int MOST_ROWS = REGISTERS == 32 ? 8 : 6;
@@ -135,7 +136,7 @@ struct Panels {
 template <class S> static Panels panels(int64_t units, int64_t K, int gates) {
   int beside = 1;
   while (gates * (beside + 1) <= WIDEST) beside++;
-  if (REGISTERS == 16 && gates % 2) beside = 2;  // tiles are two vectors wide: three gates of two
+  if (REGISTERS == 16 && gates == 3) beside = 2;  // tiles are two vectors wide: three of them
   return {units, K, gates, LANES<S>, beside};
 }
 
@@ -243,7 +244,7 @@ static void long_product(Lines<const S> from, const S* packed, const Panels& sha
   constexpr int L = LANES<S>;
   int64_t together = SECOND_CACHE / (shape.K * (int64_t)sizeof(S) + 1);
   if (together < 24) together = 24;
-  S out[MOST_ROWS * 8 * L];
+  S out[MOST_ROWS * MOST_VECTORS * L];
   const int64_t panels = shape.count;
   for (int64_t begin = first; begin < last; begin += together) {
     const int64_t end = begin + together < last ? begin + together : last;
