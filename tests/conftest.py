@@ -18,6 +18,9 @@ from typing import Any
 import pytest
 import torch
 
+from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.cpu.library import library, missing
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     # A shell without job control lets what it starts in the background ignore Ctrl-C, and so would
     # the processes that tests send it to.
@@ -27,6 +30,9 @@ HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8
 
 # Without it torch's own LSTM raises under autocast on a CPU, and so does the layer in its place.
 BFLOAT16_LSTM = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+# Where nothing has built it, everything runs in PyTorch.
+NATIVE = library(CELLS["lstm"]) is not None
+needs_engine = pytest.mark.skipif(not NATIVE, reason=missing(CELLS["lstm"]))
 needs_bfloat16_lstm = pytest.mark.skipif(
     not BFLOAT16_LSTM, reason="this processor has no bfloat16 in oneDNN, so torch's LSTM raises"
 )

@@ -1,14 +1,23 @@
-"""Twins: an rnnkit layer and torch's with the same parameters, and what they are compared by."""
+"""Twins: an rnnkit layer and torch's with the same parameters, and what they are compared by.
 
-from collections.abc import Iterator
+With `backend="torch"` the two agree bit for bit; what "auto" takes follows the tolerance rule.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 import rnnkit
+from tests.conftest import needs_engine
+from tests.kernels.layers import assert_as_exact
 
+# What is compared with torch.nn: bit for bit, and by the tolerance rule.
+BACKENDS = ["torch", "auto", pytest.param("native", marks=needs_engine)]
 CLASSES: dict[str, tuple[Any, Any]] = {
     "LSTM": (rnnkit.LSTM, nn.LSTM),
     "GRU": (rnnkit.GRU, nn.GRU),
@@ -37,13 +46,15 @@ def build(kind: str, *sizes: int, **options: Any) -> Any:
     return CLASSES[name][0](*sizes, **extra, **options)
 
 
-def twins(kind: str, *sizes: int, seed: int = 0, **options: Any) -> tuple[Any, Any]:
+def twins(
+    kind: str, *sizes: int, seed: int = 0, backend: str = "auto", **options: Any
+) -> tuple[Any, Any]:
     """The rnnkit layer of a kind of `STANDARD` and torch's, each drawn from the same seed."""
     name, extra = STANDARD[kind]
     made = []
-    for layer_class in CLASSES[name]:
+    for layer_class, own in zip(CLASSES[name], ({"backend": backend}, {}), strict=True):
         torch.manual_seed(seed)
-        made.append(layer_class(*sizes, **extra, **options))
+        made.append(layer_class(*sizes, **extra, **options, **own))
     return made[0], made[1]
 
 
@@ -106,6 +117,41 @@ def assert_equal(ours: Any, theirs: Any) -> None:
         assert mine.shape == other.shape
         assert mine.dtype == other.dtype
         assert torch.equal(mine, other)
+
+
+def assert_as_torch(ours: Any, theirs: Any, run: Callable[[Any], Any]) -> None:
+    """With `backend="torch"` the same bits; else the tolerance rule.
+
+    Args:
+        ours: rnnkit's layer.
+        theirs: torch's, with the same parameters.
+        run: makes results of a layer, in the layer's dtype (`cast`).
+    """
+    result = run(ours)
+    if ours.backend == "torch":
+        assert_equal(result, run(theirs))
+    else:
+        assert_follows_the_rule(result, theirs, run)
+
+
+def assert_follows_the_rule(result: Any, theirs: Any, run: Callable[[Any], Any]) -> None:
+    """Error against torch's layer in float64 ≤ 2 × that of its loop in our dtype, and a band."""
+    with torch.backends.mkldnn.flags(enabled=False):  # step by step in ATen
+        plain = run(theirs)
+    exact = run(copy.deepcopy(theirs).double())
+    assert type(result) is type(exact)
+    found = differentiable(result)
+    assert_as_exact(found, differentiable(plain), differentiable(exact), found[0].dtype)
+
+
+def cast(value: Any, layer: Any) -> Any:
+    """The same tensors as leaves in the layer's dtype, in the same nesting."""
+    dtype = next(layer.parameters()).dtype
+    if isinstance(value, PackedSequence):
+        return value._replace(data=cast(value.data, layer))
+    if isinstance(value, Tensor):
+        return value.detach().to(dtype, copy=True).requires_grad_()
+    return None if value is None else tuple(cast(item, layer) for item in value)
 
 
 def assert_close(ours: Any, theirs: Any, **tolerances: float) -> None:

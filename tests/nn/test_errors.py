@@ -111,7 +111,7 @@ def test_an_unknown_nonlinearity_is_refused_as_by_torch(nonlinearity: Any) -> No
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_an_unknown_backend_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"auto, triton, torch, .*, got 'nonsense'"):
+    with pytest.raises(ValueError, match=r"auto, triton, native, torch, .*, got 'nonsense'"):
         CLASSES[name][0](3, 4, backend="nonsense")
 
 

@@ -8,18 +8,30 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnkit
+from rnnkit_kernels.cells import CELLS
+from rnnkit_kernels.cpu.library import missing
+from tests.conftest import NATIVE, needs_engine
 from tests.nn.layers import STANDARD, build
 
+LOOP = "native" if NATIVE else "eager"  # of what torch lacks
 
+
+@pytest.mark.parametrize("native", [pytest.param(True, marks=needs_engine), False])
 @pytest.mark.parametrize("kind", STANDARD)
-def test_the_cpu_runs_torchs_own_layers(kind: str) -> None:
+def test_the_cpu_runs_the_native_engine_or_torchs_own_layers(
+    kind: str, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reason = "measured to be slower here" if NATIVE else missing(CELLS["lstm"])
+    if native:
+        reason = "measured to be faster here"
+    monkeypatch.setattr("rnnkit_kernels.cpu.rule.faster", lambda *_, **__: (native, reason))
     layer, input = build(kind, 3, 4), torch.randn(5, 2, 3)
     found = rnnkit.explain(layer, input)
-    assert found.decision.engine == "torch"
+    assert found.decision.engine == ("native" if native else "torch")
     assert str(found).splitlines() == [
         repr(layer),
-        "  runs: torch's own implementation",
-        "  because: the kernels are for GPUs; on a CPU torch's own layers run",
+        "  runs: the native CPU engine" if native else "  runs: torch's own implementation",
+        f"  because: {reason}",
     ]
     packed = pack_padded_sequence(input, torch.tensor([5, 3]))
     assert rnnkit.explain(layer, packed).decision == found.decision
@@ -27,24 +39,24 @@ def test_the_cpu_runs_torchs_own_layers(kind: str) -> None:
     assert rnnkit.explain(layer, input, lengths=lengths).decision == found.decision
 
 
-def test_what_torch_lacks_runs_the_loop() -> None:
+def test_what_torch_lacks_runs_the_native_engine_or_the_loop() -> None:
     layer = rnnkit.GRU(3, 4, reset_after=False)
     found = rnnkit.explain(layer, torch.randn(5, 2, 3))
-    assert found.decision.engine == "eager"
-    assert "the loop in PyTorch" in str(found)
+    assert found.decision.engine == LOOP
+    assert ("the native CPU engine" if NATIVE else "the loop in PyTorch") in str(found)
     assert "torch has no gru_reset_before" in str(found)
 
 
 @pytest.mark.parametrize(
     ("options", "engine", "reason"),
     [
-        ({"peephole": True}, "eager", "torch has no lstm_peephole"),
-        ({"coupled": True}, "eager", "torch has no lstm_coupled"),
-        ({"zoneout": (0.0, 0.1)}, "eager", "torch has no zoneout"),
-        ({"recompute": True}, "eager", "torch has no recomputation of gates"),
+        ({"peephole": True}, LOOP, "torch has no lstm_peephole"),
+        ({"coupled": True}, LOOP, "torch has no lstm_coupled"),
+        ({"zoneout": (0.0, 0.1)}, LOOP, "torch has no zoneout"),
+        ({"recompute": True}, LOOP, "torch has no recomputation of gates"),
         ({"layer_norm": True}, "reference", "layer normalisation sums over all units"),
-        ({"weight_drop": 0.5}, "torch", "on a CPU torch's own layers run"),
-        ({"zoneout": 0.0}, "torch", "on a CPU torch's own layers run"),
+        ({"weight_drop": 0.5, "backend": "torch"}, "torch", 'backend="torch" was asked for'),
+        ({"zoneout": 0.0, "backend": "torch"}, "torch", 'backend="torch" was asked for'),
     ],
     ids=str,
 )

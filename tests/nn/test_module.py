@@ -14,10 +14,13 @@ from torch.nn.utils import parametrizations
 import rnnkit
 from tests.nn.layers import (
     ALL,
+    BACKENDS,
     CLASSES,
     STANDARD,
+    assert_as_torch,
     assert_equal,
     build,
+    cast,
     gradients,
     random_state,
     tensors,
@@ -65,21 +68,23 @@ def test_a_state_dict_survives_a_file_that_holds_only_weights(kind: str) -> None
     assert_equal(other(input), layer(input))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("assign", [False, True])
 @pytest.mark.parametrize("kind", STANDARD)
-def test_loaded_parameters_are_the_ones_that_run(kind: str, assign: bool) -> None:
-    ours, theirs = twins(kind, 3, 5, **OPTIONS)
+def test_loaded_parameters_are_the_ones_that_run(kind: str, assign: bool, backend: str) -> None:
+    ours, theirs = twins(kind, 3, 5, **OPTIONS, backend=backend)
     input = torch.randn(4, 2, 3)
     ours(input)  # nothing may be remembered from here
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_()
     ours.load_state_dict(theirs.state_dict(), strict=True, assign=assign)
-    result, expected = ours(input), theirs(input)
-    assert_equal(result, expected)
-    assert_equal(
-        gradients(result, list(ours.parameters())), gradients(expected, list(theirs.parameters()))
-    )
+
+    def run(layer: Any) -> Any:
+        result = layer(cast(input, layer))
+        return result, gradients(result, list(layer.parameters()))
+
+    assert_as_torch(ours, theirs, run)
 
 
 @pytest.mark.parametrize("kind", STANDARD)
@@ -119,9 +124,9 @@ def test_it_prints_what_torch_lacks() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("kind", STANDARD)
 def test_other_dtypes_give_the_bits_of_torch(kind: str, dtype: torch.dtype) -> None:
-    ours, theirs = twins(kind, 3, 5, **OPTIONS)
+    ours, theirs = twins(kind, 3, 5, **OPTIONS, backend="torch")
     converted = ours.to(dtype), theirs.to(dtype)
-    built = twins(kind, 3, 5, **OPTIONS, dtype=dtype)
+    built = twins(kind, 3, 5, **OPTIONS, backend="torch", dtype=dtype)
     input, hx = torch.randn(4, 2, 3, dtype=dtype), random_state(ours, 2)
     for pair in (converted, built):
         assert all(parameter.dtype == dtype for parameter in pair[0].parameters())
@@ -157,15 +162,20 @@ def test_it_is_built_on_a_device_and_materialised_from_meta(kind: str) -> None:
         assert next(build(kind, 3, 5).parameters()).is_meta
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("kind", STANDARD)
-def test_functional_call_runs_the_parameters_it_is_given(kind: str) -> None:
-    ours, theirs = twins(kind, 3, 5, **OPTIONS)
+def test_functional_call_runs_the_parameters_it_is_given(kind: str, backend: str) -> None:
+    ours, theirs = twins(kind, 3, 5, **OPTIONS, backend=backend)
     input = torch.randn(4, 2, 3)
-    given = {name: torch.randn_like(p).requires_grad_() for name, p in ours.named_parameters()}
+    given = {name: torch.randn_like(p) for name, p in ours.named_parameters()}
     before = ours(input)
-    results = [functional_call(layer, given, (input,)) for layer in (ours, theirs)]
-    assert_equal(*results)
-    assert_equal(*(gradients(result, list(given.values())) for result in results))
+
+    def run(layer: Any) -> Any:
+        own = {name: cast(value, layer) for name, value in given.items()}
+        result = functional_call(layer, own, (cast(input, layer),))
+        return result, gradients(result, list(own.values()))
+
+    assert_as_torch(ours, theirs, run)
     assert_equal(ours(input), before)
 
 

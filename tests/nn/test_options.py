@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import rnnkit
-from tests.conftest import needs_bfloat16_lstm
+from tests.conftest import NATIVE, needs_bfloat16_lstm
 from tests.nn import loops
 from tests.nn.layers import CLASSES, assert_close, assert_equal, gradients, leaf, random_state
 from tests.nn.layers import tensors as tensors_of
@@ -143,7 +143,8 @@ def test_options_combine(case: tuple[str, dict[str, Any]], form: str) -> None:
 def test_the_engine_is_not_torchs_unless_torch_can_do_it(kind: str) -> None:
     layer = build(kind)
     engine = rnnkit.explain(layer, torch.randn(5, 2, 3, dtype=torch.float64)).decision.engine
-    expected = "reference" if layer.layer_norm else "torch" if layer.weight_drop else "eager"
+    loop, plain = ("native", "native") if NATIVE else ("eager", "torch")
+    expected = "reference" if layer.layer_norm else plain if layer.weight_drop else loop
     assert engine == expected
 
 
@@ -287,7 +288,7 @@ def test_options_that_are_off_leave_torchs_bits(name: str) -> None:
         "recompute": False,
     } | ({"peephole": False, "coupled": False, "zoneout": (0.0, 0)} if name == "LSTM" else {})
     layers = []
-    for layer_class, options in zip(CLASSES[name], (off, {}), strict=True):
+    for layer_class, options in zip(CLASSES[name], (off | {"backend": "torch"}, {}), strict=True):
         torch.manual_seed(0)
         layers.append(layer_class(3, 4, 2, dropout=0.5, **options))
     input = torch.randn(5, 2, 3)
@@ -298,7 +299,7 @@ def test_options_that_are_off_leave_torchs_bits(name: str) -> None:
         found.append(gradients(results[-1], list(layer.parameters())))
     assert_equal(*results)
     assert_equal(*found)
-    assert repr(layers[0]) == repr(layers[1])
+    assert repr(CLASSES[name][0](3, 4, 2, dropout=0.5, **off)) == repr(layers[1])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,17 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
-from tests.nn.layers import ALL, STANDARD, assert_close, build, random_state, tensors, twins
+from tests.nn.layers import (
+    ALL,
+    BACKENDS,
+    STANDARD,
+    assert_as_torch,
+    assert_close,
+    build,
+    random_state,
+    tensors,
+    twins,
+)
 
 STEP = 1e-6  # of central differences: their error is about 1e-10 in float64
 Parameters = dict[str, Tensor]
@@ -67,8 +77,6 @@ def test_jvp_of_the_parameters(kind: str) -> None:
 def test_forward_mode_carries_a_tangent_in_every_dtype(
     kind: str, through: str, dtype: torch.dtype
 ) -> None:
-    if kind == "LSTM" and dtype == torch.float32:
-        pytest.skip("oneDNN's LSTM has no forward mode: the next test")
     layer, input, parameters = make(kind, dtype)
     direction = torch.randn_like(input)
     weight_direction = {name: torch.randn_like(value) for name, value in parameters.items()}
@@ -101,7 +109,7 @@ def test_forward_mode_carries_a_tangent_in_every_dtype(
 
 
 def test_forward_mode_through_onednn_is_refused_as_by_torch() -> None:
-    for layer in twins("LSTM", 2, 4):
+    for layer in twins("LSTM", 2, 4, backend="torch"):
         with (
             forward_ad.dual_level(),
             pytest.raises(NotImplementedError, match="forward AD with mkldnn_rnn_layer"),
@@ -109,23 +117,25 @@ def test_forward_mode_through_onednn_is_refused_as_by_torch() -> None:
             layer(forward_ad.make_dual(torch.randn(3, 2, 2), torch.randn(3, 2, 2)))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", STANDARD)
-def test_func_gradients_are_those_of_torch(kind: str, dtype: torch.dtype) -> None:
-    ours, theirs = twins(kind, 2, 4, num_layers=2, bidirectional=True, dtype=dtype)
+def test_func_gradients_are_those_of_torch(kind: str, dtype: torch.dtype, backend: str) -> None:
+    options = {"num_layers": 2, "bidirectional": True, "dtype": dtype}
+    ours, theirs = twins(kind, 2, 4, **options, backend=backend)
     input = torch.randn(3, 2, 2, dtype=dtype)
 
     def loss(layer: Any) -> Callable[[Tensor, Parameters], Tensor]:
         return lambda x, p: functional_call(layer, p, (x,))[0].sin().sum()
 
-    found = []
-    for layer in (ours, theirs):
+    def run(layer: Any) -> list[Tensor]:
         parameters = {name: p.detach() for name, p in layer.named_parameters()}
-        found.append(grad(loss(layer), argnums=(0, 1))(input, parameters))
-        assert found[-1][0].abs().max() > 1e-3
-    assert_close(
-        [found[0][0], *found[0][1].values()], [found[1][0], *found[1][1].values()], rtol=0, atol=0
-    )
+        x = input.to(layer.weight_ih_l0.dtype)
+        of_input, of_parameters = grad(loss(layer), argnums=(0, 1))(x, parameters)
+        assert of_input.abs().max() > 1e-3
+        return [of_input, *of_parameters.values()]
+
+    assert_as_torch(ours, theirs, run)
 
 
 @pytest.mark.parametrize("kind", ALL)
