@@ -11,8 +11,10 @@ from rnnkit_kernels import functional, layers
 from rnnkit_kernels.dispatch.choice import choose
 from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.recurrence import backward, forward
+from tests.conftest import NATIVE, needs_engine
 from tests.kernels.layers import random_layer
 
+NATIVELY = pytest.param("native", marks=needs_engine)
 LAYERS = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
 
 
@@ -41,11 +43,12 @@ def run(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("backend", ["triton", NATIVELY])
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_triton_stack_matches_torch(kind: str, bidirectional: bool) -> None:
+def test_a_stack_matches_torchs(kind: str, bidirectional: bool, backend: str) -> None:
     layer, x, state = setup(kind, num_layers=2, bidirectional=bidirectional)
-    y, *last = run(layer, x, state, backend="triton")
+    y, *last = run(layer, x, state, backend=backend)
     expected, states = layer(x, state if kind == "lstm" else state[0])
     torch.testing.assert_close(y, expected)
     for a, b in zip(last, states if kind == "lstm" else [states], strict=True):
@@ -57,10 +60,11 @@ def test_triton_stack_matches_torch(kind: str, bidirectional: bool) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("padded", ["triton", NATIVELY])
+@pytest.mark.parametrize("backend", ["triton", "torch", NATIVELY])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
-    kind: str, backend: str, monkeypatch: pytest.MonkeyPatch
+    kind: str, backend: str, padded: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The T·B layout that a GPU uses, here on the CPU, padding filled with NaN."""
     layer, x, state = setup(kind, num_layers=2, bidirectional=True)
@@ -71,7 +75,7 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
     expected, *states = run(layer, x, state, lengths=lengths, backend=backend)
     with monkeypatch.context() as patch:
         patch.setattr(layers, "on_host", lambda lengths, decision: False)
-        y, *last = run(layer, x, state, lengths=lengths, backend="triton")
+        y, *last = run(layer, x, state, lengths=lengths, backend=padded)
     torch.testing.assert_close(y, expected)
     for a, b in zip(last, states, strict=True):
         torch.testing.assert_close(a, b)
@@ -85,7 +89,7 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["transposed", "batch first", "expanded", "odd offset"])
-@pytest.mark.parametrize("mode", ["resident", "launch", "data"])
+@pytest.mark.parametrize("mode", ["resident", "launch", "data", NATIVELY])
 def test_states_and_gradients_may_lie_anyhow(
     layout: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -184,7 +188,7 @@ def test_backward_without_what_it_needs_says_so() -> None:
         y.sum().backward()
 
 
-@pytest.mark.parametrize("backend", ["triton", "torch"])
+@pytest.mark.parametrize("backend", ["triton", "torch", "auto"])
 @pytest.mark.parametrize("batch", [0, 3])
 def test_empty_sequences_alone_keep_the_graph(batch: int, backend: str) -> None:
     layer, _, _ = setup("lstm", bidirectional=True)
@@ -208,10 +212,13 @@ def test_unknown_nonlinearity_is_named() -> None:
         functional.rnn(x, state[0], layer._flat_weights, nonlinearity="sine")
 
 
+@pytest.mark.parametrize("backend", ["triton", NATIVELY])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_dropout_acts_between_layers_and_only_in_training(bidirectional: bool) -> None:
+def test_dropout_acts_between_layers_and_only_in_training(
+    bidirectional: bool, backend: str
+) -> None:
     layer, x, state = setup("gru", num_layers=2, bidirectional=bidirectional)
-    options = {"backend": "triton", "dropout": 1.0}
+    options = {"backend": backend, "dropout": 1.0}
     quiet = run(layer, x, state, **options)
     torch.testing.assert_close(quiet[0], layer(x, state[0])[0])
     y, h_n = run(layer, x, state, training=True, **options)
@@ -236,9 +243,16 @@ def test_autocast_runs_the_kernels_in_its_dtype() -> None:
 def test_backends_give_their_reasons() -> None:
     layer, x, _ = setup("lstm")
     weights = layer._flat_weights
-    assert choose("lstm", x, weights, False, None, "auto").engine == "torch"
+    assert choose("lstm", x, weights, False, None, "auto").engine in ("native", "torch")
     assert choose("lstm", x, weights, False, None, "torch").engine == "torch"
-    assert choose("gru_reset_before", x, weights, False, None, "auto").engine == "eager"
+    loop = choose("gru_reset_before", x, weights, False, None, "auto")
+    assert loop.engine == ("native" if NATIVE else "eager")
+    assert loop.reason == "torch has no gru_reset_before"
+    if NATIVE:
+        assert choose("lstm", x, weights, False, None, "native").engine == "native"
+    else:
+        with pytest.raises(RuntimeError, match=r"can't run this layer: .*native engine"):
+            choose("lstm", x, weights, False, None, "native")
     triton = choose("lstm", x, weights, False, None, "triton")
     assert triton.engine == "resident"
     assert triton.plan is not None

@@ -94,7 +94,7 @@ def run(layer: Layer) -> list[torch.Tensor]:
     """Results and gradients by the native engine, like `layer.run`."""
     cell = CELLS[layer.cell]
     inputs = [None if t is None else t.detach() for t in layer.operator_inputs()[:-2]]
-    y, h_n, _, saved, states = native.forward(cell, *inputs, layer.rows, layer.reverse, True)
+    y, h_n, _, saved, states = native.forward(cell, *inputs, layer.rows, layer.reverse, True, True)
     dy, dh_n = layer.gradients
     dx, *gradients = native.backward(
         cell, dy, dh_n[None], None, *inputs, layer.rows, layer.reverse, y, saved, states, True

@@ -32,7 +32,8 @@ def setup(dtype: torch.dtype = torch.float32, **options: Any) -> tuple[nn.LSTM, 
 def run(layer: nn.LSTM, x: Tensor, state: Any, lengths: list[int], **options: Any) -> Any:
     return functional.lstm(
         x, state, layer._flat_weights, has_biases=layer.bias, num_layers=layer.num_layers,
-        bidirectional=layer.bidirectional, lengths=torch.tensor(lengths), **options,
+        bidirectional=layer.bidirectional, lengths=torch.tensor(lengths),
+        **{"backend": "torch"} | options,
     )  # fmt: skip
 
 

@@ -42,7 +42,7 @@ def test_each_value_is_printed_once_and_only_what_results_need() -> None:
     assert len(re.findall(r"(t\d+) \* \1;", forward)) == 1
     assert "number<V>(5.0)" not in forward
     assert "number<V>(1e+30)" in forward
-    assert re.search(r"one_where<V>\(t\d+ == number<V>\(0\.0\)\)", forward)
+    assert re.search(r"equal\(t\d+, number<V>\(0\.0\)\)", forward)
 
 
 @pytest.mark.parametrize(

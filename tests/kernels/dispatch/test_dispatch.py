@@ -180,7 +180,9 @@ def test_whom_the_user_names_runs_whatever_was_measured(gpu: Path) -> None:
         assert found.plan.mode == mode
     with pytest.raises(RuntimeError, match='backend="resident" can\'t run this layer: hidden size'):
         decide(backend="resident")
-    with pytest.raises(ValueError, match="backend must be one of auto, triton, torch, resident"):
+    with pytest.raises(
+        ValueError, match="backend must be one of auto, triton, native, torch, resident"
+    ):
         decide(backend="cudnn")
 
 
