@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
+from rnnkit_kernels.cpu.library import library
 from rnnkit_kernels.cpu.quick import Quick
+from rnnkit_kernels.cpu.sources import source_hash
 from rnnkit_kernels.crf.log_partition import log_partition
 from rnnkit_kernels.dispatch.choice import (
     BACKENDS,
@@ -40,6 +42,7 @@ __all__ = [
     "Quick",
     "autocasts",
     "choose",
+    "cpu_engine",
     "crf",
     "gru",
     "gru_reset_before",
@@ -49,6 +52,23 @@ __all__ = [
     "recurrent",
     "rnn",
 ]
+
+
+def cpu_engine() -> str:
+    """What runs layers on this CPU, as far as the bits of their results depend on it.
+
+    Returns:
+        "native 1a2b3c4d, avx512, 2 threads": the engine by a hash of its sources, the instruction
+        set that it chose, torch's number of threads; "torch, 2 threads" where there is no engine.
+
+    Example:
+        >>> print(cpu_engine())  # doctest: +SKIP
+        native 1a2b3c4d, avx512, 2 threads
+    """
+    threads = torch.get_num_threads()
+    number = f"{threads} thread{'s' * (threads != 1)}"
+    found = library()
+    return f"native {source_hash()[:8]}, {found.isa}, {number}" if found else f"torch, {number}"
 
 
 class Options(TypedDict, total=False):
@@ -106,7 +126,9 @@ def lstm(
         batch_sizes: int64 (T,) on the CPU, of a PackedSequence.
         lengths: integers (B,), unsorted, in [0, T]; not together with `batch_sizes`. On a GPU the
             host never reads them, unless torch's own layers or float64 have to run.
-        backend: "auto", "triton", "torch", or an engine's name, for measurements.
+        backend: "auto", whose results follow the tolerance rule (kernels/README.md); "torch",
+            whose results are torch's bit for bit; "native", the CPU engine; "triton", the kernels
+            for GPUs; or the name of one of their modes, or "eager", for measurements.
         peephole: whether the gates see c (Gers & Schmidhuber 2000).
         coupled: whether the input gate is one minus the forget gate (Greff et al. 2017).
         extras: zoneout, layer normalisation and recomputation.
@@ -120,7 +142,7 @@ def lstm(
 
     Raises:
         ValueError: lengths of the wrong shape, dtype or value.
-        RuntimeError: `backend="triton"` where the kernels can't run.
+        RuntimeError: `backend="triton"` or "native" where it can't run.
 
     Example:
         >>> weights = [torch.randn(8, 3), torch.randn(8, 2), torch.zeros(8), torch.zeros(8)]

@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from rnnkit.training.callbacks.best_checkpoint import KeepBestCheckpoint
 from rnnkit.training.callbacks.checkpoint_io import AtomicCheckpointIO, read_checkpoint
+from rnnkit.training.callbacks.cpu_engine import CpuEngine
 from rnnkit.training.callbacks.curve import CurvePlot
 from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.training.callbacks.generator_states import GeneratorStates
@@ -110,6 +111,7 @@ class TrainingCLI(LightningCLI):
         kwargs["plugins"].append(AtomicCheckpointIO())
         callbacks: list[Callback] = [
             GeneratorStates(),
+            CpuEngine(),
             KeepGoodCheckpoints(),
             KeepBestCheckpoint(),
             CurvePlot(),
