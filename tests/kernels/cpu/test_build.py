@@ -12,8 +12,8 @@ from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu import build, native
 from rnnkit_kernels.cpu.library import PACKAGE, library
 from tests.compilers import NONE, quick_compiler, script
+from tests.conftest import needs_engine
 from tests.kernels.cells.test_example import example  # noqa: F401
-from tests.kernels.cpu.test_library import needs_engine
 from tests.kernels.layers import Layer, assert_as_exact, random_layer
 
 

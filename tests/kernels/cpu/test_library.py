@@ -14,8 +14,7 @@ from rnnkit_kernels.cpu import library as libraries
 from rnnkit_kernels.cpu.build import BuildError, compiler
 from rnnkit_kernels.cpu.library import PACKAGE, Library, Unusable, library, load, missing
 from rnnkit_kernels.cpu.sources import INSTRUCTION_SETS, sealed, source_hash
-
-needs_engine = pytest.mark.skipif(library() is None, reason=f"no engine: {missing()}")
+from tests.conftest import needs_engine
 
 
 def test_where_there_is_a_compiler_the_engine_is_built() -> None:
