@@ -81,7 +81,7 @@ class LanguageModel(WindowTask):
         loss_reduction: mean: nats per token. sum_over_time: T times that, the sum over the steps
             of the batch mean that Zaremba et al. optimise; with plain SGD, a learning rate and
             a clipping threshold for it are T times those for mean.
-        backend: Of the recurrent layers: auto, triton or torch, see `rnnkit.LSTM`.
+        backend: Of the recurrent layers: auto, native, triton or torch, see `rnnkit.LSTM`.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning rate scheduler from the optimizer; none: constant rate.
         lr_scheduler_interval: Whether the scheduler counts epochs or optimizer steps.
@@ -126,7 +126,7 @@ class LanguageModel(WindowTask):
         truncation_steps: int | None = None,
         truncation_probability: float = 1.0,
         loss_reduction: Literal["mean", "sum_over_time"] = "mean",
-        backend: Literal["auto", "triton", "torch"] = "auto",
+        backend: Literal["auto", "native", "triton", "torch"] = "auto",
         optimizer: OptimizerCallable = lambda parameters: SGD(parameters, lr=1.0),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",

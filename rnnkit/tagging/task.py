@@ -71,7 +71,7 @@ class Tagger(Task):
         character_dropout: On the characters' vectors.
         word_dropout: Probability to read a word as unknown while training.
         singleton_dropout: The same for words that occur once in the training text.
-        backend: Of the layers over words: auto, triton or torch, see `rnnkit.LSTM`.
+        backend: Of the layers over words: auto, native, triton or torch, see `rnnkit.LSTM`.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning rate scheduler from the optimizer; none: constant rate.
         lr_scheduler_interval: Whether the scheduler counts epochs or optimizer steps.
@@ -116,7 +116,7 @@ class Tagger(Task):
         character_dropout: float = 0.0,
         word_dropout: float = 0.0,
         singleton_dropout: float = 0.5,
-        backend: Literal["auto", "triton", "torch"] = "auto",
+        backend: Literal["auto", "native", "triton", "torch"] = "auto",
         optimizer: OptimizerCallable = lambda parameters: AdamW(parameters, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
