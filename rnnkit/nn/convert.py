@@ -24,9 +24,10 @@ _ARGUMENTS = (
 def replace_rnns(module: nn.Module) -> int:
     """Replace every nn.LSTM, nn.GRU and nn.RNN below `module`, in place.
 
-    The new layers hold the same Parameter objects, so optimisers, tied weights and checkpoints go
-    on as before. A layer used in several places stays one layer. Subclasses are left alone: they
-    may do anything. Hooks move with their layer.
+    Results agree with the old layers' to rounding; a new layer whose attribute `backend` is set to
+    "torch" gives their bits. The new layers hold the same Parameter objects, so optimisers, tied
+    weights and checkpoints go on as before. A layer used in several places stays one layer.
+    Subclasses are left alone: they may do anything. Hooks move with their layer.
 
     Args:
         module: any module that contains recurrent layers; not itself one.
