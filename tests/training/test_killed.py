@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Callback
 
 from rnnkit.cli import main
+from rnnkit_kernels.functional import cpu_engine
 from tests.forks import Process
 from tests.small_tasks import TASKS
 
@@ -59,5 +60,6 @@ def test_a_killed_run_goes_on_to_the_same_parameters(task, tmp_path, monkeypatch
             for name in (checkpoint, "unbroken")
         )
         assert again["global_step"] == unbroken["global_step"] == 30
+        assert again["cpu_engine"] == unbroken["cpu_engine"] == cpu_engine()
         for name, value in unbroken["state_dict"].items():
             assert torch.equal(again["state_dict"][name], value), name
