@@ -43,8 +43,8 @@ class CpuEngine(Callback):
             return
         if _may_run_natively(trainer, pl_module):
             _log.warning(
-                "the checkpoint was written by the engine %s, and %s goes on: to the values of an "
-                "unbroken run but for rounding, not to its bits",
+                "the engine that wrote the checkpoint was %s, and here it is %s: the run goes on "
+                "to the values of an unbroken one but for rounding, not to its bits",
                 sentence(str(saved)),
                 here,
             )

@@ -51,8 +51,8 @@ def test_the_same_engine_goes_on_in_silence(goes_on):
 
 def test_another_engine_is_told_with_both_names(goes_on):
     assert goes_on(written_by(OTHER)) == [
-        f"the checkpoint was written by the engine {OTHER}, and {cpu_engine()} goes on: to the "
-        "values of an unbroken run but for rounding, not to its bits"
+        f"the engine that wrote the checkpoint was {OTHER}, and here it is {cpu_engine()}: the run "
+        "goes on to the values of an unbroken one but for rounding, not to its bits"
     ]
 
 
@@ -64,8 +64,8 @@ def test_another_number_of_threads_is_another_engine(goes_on):
         (told,) = goes_on(with_two_threads)
     finally:
         torch.set_num_threads(1)
-    assert ", 1 thread, and " in told
-    assert ", 2 threads goes on" in told
+    assert ", 1 thread, and here it is " in told
+    assert ", 2 threads: the run goes on" in told
 
 
 def test_what_a_file_holds_reaches_no_terminal_as_a_control(goes_on):
