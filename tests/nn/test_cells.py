@@ -1,4 +1,4 @@
-"""One step: torch's cells, bit by bit, and the reset-before GRU's against its layer."""
+"""One step: torch's cells, with gradients bit for bit, and the reset-before GRU's by its layer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,15 @@ from torch import nn
 from torch.autograd import gradcheck
 
 import rnnkit
-from tests.nn.layers import assert_close, assert_equal, gradients, leaf, tensors
+from tests.nn.layers import (
+    assert_close,
+    assert_equal,
+    assert_follows_the_rule,
+    cast,
+    gradients,
+    leaf,
+    tensors,
+)
 from tests.nn.test_errors import assert_refused_alike, zeros
 
 CELLS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
@@ -54,6 +62,27 @@ def test_a_step_gives_the_bits_of_torch(
         found.append(gradients(results[-1], [x, *tensors(h), *cell.parameters()]))
     assert_equal(*results)
     assert_equal(*found)
+
+
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (4,)], ids=str)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_step_without_gradients_follows_the_rule(
+    kind: str, dtype: torch.dtype, bias: bool, batch: tuple[int, ...], state: bool
+) -> None:
+    """The native engine takes it where it can."""
+    ours, theirs = make(kind, bias=bias, dtype=dtype)
+    input = torch.randn(*batch, 3, dtype=dtype)
+    hx = random_hx(kind, *batch, 5, dtype=dtype) if state else None
+    with torch.no_grad():
+        if batch == (0,):
+            assert_equal(ours(input, hx), theirs(input, hx))
+        else:
+            assert_follows_the_rule(
+                ours(input, hx), theirs, lambda cell: cell(cast(input, cell), cast(hx, cell))
+            )
 
 
 @pytest.mark.parametrize("kind", CELLS)
