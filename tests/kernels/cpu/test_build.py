@@ -111,6 +111,7 @@ def test_a_cell_that_is_registered_at_run_time_is_built_and_as_exact_as_a_plain_
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.delenv("RNNKIT_NATIVE", raising=False)  # the tests may run without the engine
     monkeypatch.setenv("RNNKIT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("CXX", quick_compiler(tmp_path))
     assert build.main(["--module", str(tmp_path / "janet.py")]) == 0

@@ -1,6 +1,7 @@
 """The engine's library: activations on every instruction set, and files that can't serve."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from tests.conftest import needs_engine
 
 
 def test_where_there_is_a_compiler_the_engine_is_built() -> None:
+    if os.environ.get("RNNKIT_NATIVE") == "0":
+        pytest.skip(missing())
     try:
         compiler()
     except BuildError as error:
@@ -156,7 +159,8 @@ def test_a_library_in_a_read_only_folder_is_loaded(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def found_anew() -> Iterator[None]:
+def found_anew(monkeypatch: Any) -> Iterator[None]:
+    monkeypatch.delenv("RNNKIT_NATIVE", raising=False)  # the tests may run without the engine
     libraries._found.cache_clear()
     yield
     libraries._found.cache_clear()
@@ -184,7 +188,7 @@ def test_every_cell_has_the_package_s_library() -> None:
 
 
 def test_a_cell_that_is_registered_at_run_time_runs_in_pytorch_until_it_is_built(
-    monkeypatch: Any, tmp_path: Path
+    found_anew: None, monkeypatch: Any, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("RNNKIT_CACHE_DIR", str(tmp_path))
     cell = dataclasses.replace(RNN_TANH, name="unbuilt")
