@@ -1,8 +1,8 @@
 """`LSTMCell`, `GRUCell` and `RNNCell`: one step, with torch.nn's parameters.
 
-Without gradients the native CPU engine takes the step where it can. With them there is nothing to
-gain in one step, so torch's own cells do the work; the reset-before GRU, which torch lacks, runs
-its definition.
+Without gradients the native CPU engine takes the step where it can, by the tolerance rule. With
+them there is nothing to gain in one step, so torch's own cells do the work, bit for bit; the
+reset-before GRU, which torch lacks, runs its definition.
 """
 
 from typing import Any

@@ -38,9 +38,12 @@ def runs(cell: Cell, x: Tensor) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _unavailable(cell: str) -> str:
     return missing(CELLS[cell])
+
+
+# What torch.compiler.assume_constant_result sets; that would import Dynamo with rnnkit.
+_unavailable._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refuses(cell: str, input: Tensor, weights: Sequence[Tensor], autocasts: bool) -> str:
@@ -206,10 +209,9 @@ def forward(
     y = x.new_empty(count, members, outputs)
     h_n = torch.empty_like(h0)
     c_n = None if c0 is None else torch.empty_like(c0)
-    nothing = x.new_empty(0)
     slots = _slots(cell, weight_hr, zoneout)
-    saved = x.new_empty(count, members, cell.saved_at[-1], hidden) if keep else nothing
-    states = x.new_empty(count, members, slots, hidden) if save else nothing
+    saved = x.new_empty(count, members, cell.saved_at[-1], hidden) if keep else x.new_empty(0)
+    states = x.new_empty(count, members, slots, hidden) if save else x.new_empty(0)
     sizes, offsets, lengths = _contiguous(rows.batch_sizes, rows.offsets, lengths)
     threads = threads_for(count * members * gates * hidden * (features + outputs))
     layers = []

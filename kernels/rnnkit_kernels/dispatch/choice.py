@@ -1,10 +1,12 @@
-"""Who runs a layer, and why: `backend="auto" | "triton" | "torch"` turned into an engine.
+"""Who runs a layer, and why: `backend="auto" | "triton" | "native" | "torch"` into an engine.
 
-The engines are torch's own implementation (MKL-DNN or cuDNN behind `torch._VF`), the Triton kernels
-in the mode of their plan, and the loop in PyTorch with the handwritten backward ("eager"), which
-runs whatever torch lacks. "auto" takes what was fastest in the GPU's table (`dispatch/`); where
-there is none, torch's own wherever that can do the call as it is. What it can't (a reset-before
-GRU, lengths that stay on the GPU, one operator in a trace) goes to a kernel or to the loop.
+The engines are torch's own implementation (MKL-DNN or cuDNN behind `torch._VF`), the native CPU
+engine, the Triton kernels in the mode of their plan, and the loop in PyTorch with the handwritten
+backward ("eager"), which runs whatever torch lacks. "auto" takes the native engine on a CPU where
+it was measured to be faster, on a GPU what was fastest in its table (`dispatch/`); where there is
+neither, torch's own wherever that can do the call as it is. What it can't (a reset-before GRU,
+lengths that stay on the GPU, one operator in a trace) goes to an engine of ours or to the loop.
+So results of "auto" follow the tolerance rule; those of "torch" are torch.nn's bit for bit.
 Measurements may name an engine themselves.
 """
 
@@ -120,6 +122,8 @@ def choose(
         return _transformed() or Decision("eager", 'backend="eager" was asked for')
     if backend == "native":
         why_not = native.refuses(cell, input, weights, autocasts(input.device))
+        if input.numel() == 0 and not torch.compiler.is_compiling():
+            return Decision("torch" if extras.missing_in_torch(cell) is None else "eager", why_not)
         if why_not:
             raise RuntimeError(f'backend="native" can\'t run this layer: {why_not}')
         return _transformed() or Decision("native", 'backend="native" was asked for')
@@ -150,8 +154,14 @@ def choose(
             return transformed or Decision(engine, f"torch {why}", found)
     if backend == "auto" and input.device.type == "cpu":
         chosen = _on_cpu(cell, input, weights, has_projections, lengths, sequences, missing, traced)
+        if chosen is not None and chosen.engine == "native" and transformed is not None:
+            # torch's own layers have derivatives in reverse under transforms, and none forward.
+            forward_ad = torch.autograd.forward_ad._current_level >= 0
+            if missing is None and not traced and not forward_ad:
+                return Decision("torch", transformed.reason)
+            return transformed
         if chosen is not None:
-            return transformed or chosen
+            return chosen
     if missing is None and not traced:
         where = "GPU at this shape" if input.is_cuda else "kind of device"
         return Decision("torch", f"no kernel was measured to be faster on this {where}")
