@@ -68,6 +68,8 @@ def random_layer(
     bias: bool = True,
     seed: int = 0,
     zoneout: bool = False,
+    lengths: list[int] | None = None,
+    steps: int = 5,
 ) -> Layer:
     """A layer in float64 with weights of the usual scale and five steps.
 
@@ -75,22 +77,23 @@ def random_layer(
         cell: a key of `CELLS`.
         storage: "dense", "packed" (lengths 5, 3, 2, ...) or "padded" (with an empty sequence).
         zoneout: whether some states are kept, some renewed and some mixed.
+        lengths: others than these, falling, none above `steps`, and with zeros if padded.
     """
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    steps, kind = 5, CELLS[cell]
+    kind = CELLS[cell]
     gates, states = kind.gates_at[-1], 1 + kind.has_cell_state
     out = projection or hidden
     rows = Rows(steps, batch)
     shape: tuple[int, ...] = (steps, batch)
     if storage != "dense":
-        lengths = torch.tensor([5, 3, 2, *[1] * batch][:batch])
-        if storage == "padded":
-            lengths[-1] = 0
-        sizes = (lengths > torch.arange(steps)[:, None]).sum(1)
+        if lengths is None:
+            lengths = [5, 3, 2, *[1] * batch][:batch]
+            lengths[-1] = 0 if storage == "padded" else lengths[-1]
+        sizes = (torch.tensor(lengths) > torch.arange(steps)[:, None]).sum(1)
         offsets = sizes.cumsum(0) - sizes
         shape = (int(sizes.sum()),)
         if storage == "padded":
