@@ -80,6 +80,8 @@ def weights_of(cell: str, dtype: torch.dtype, members: int, features: int) -> li
         ("eager", torch.float32, 1),
         ("eager", torch.bfloat16, 2),
         ("eager", torch.float64, 2),
+        ("native", torch.float32, 2),
+        ("native", torch.float64, 1),
         ("resident", torch.float16, 2),
     ],
     ids=str,

@@ -17,30 +17,32 @@ def arguments(layer: Layer, mode: str, save: bool = True) -> tuple[object, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["eager", "launch", "resident"])
+@pytest.mark.parametrize("mode", ["eager", "launch", "resident", "native"])
 @pytest.mark.parametrize("storage", ["dense", "padded"])
 def test_forward_operator_passes_opcheck(storage: str, mode: str) -> None:
     layer = random_layer("lstm", storage, hidden=5).to(torch.float32)
     torch.library.opcheck(recurrence, arguments(layer, mode), test_utils=TESTS)
 
 
+@pytest.mark.parametrize("mode", ["eager", "native"])
 @pytest.mark.parametrize("cell", CELLS)
-def test_operator_passes_opcheck_for_every_cell(cell: str) -> None:
+def test_operator_passes_opcheck_for_every_cell(cell: str, mode: str) -> None:
     layer = random_layer(cell, "packed", hidden=5)
-    torch.library.opcheck(recurrence, arguments(layer, "eager"), test_utils=TESTS)
+    torch.library.opcheck(recurrence, arguments(layer, mode), test_utils=TESTS)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("mode", ["eager", "native"])
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_backward_operator_passes_opcheck(cell: str, recompute: bool) -> None:
+def test_backward_operator_passes_opcheck(cell: str, recompute: bool, mode: str) -> None:
     layer = random_layer(cell, hidden=5, zoneout=recompute)
     inputs = layer.operator_inputs()
     with torch.no_grad():
-        y, _, _, saved, states = recurrence(*inputs, cell, True, "eager", True, recompute)
+        y, _, _, saved, states = recurrence(*inputs, cell, True, mode, True, recompute)
     dy, *last = layer.gradients
     arriving = (dy, last[0][None], last[1][None] if len(last) > 1 else None)
-    given = (*arriving, *inputs, y, saved, states, cell, True, "eager", recompute, True)
+    given = (*arriving, *inputs, y, saved, states, cell, True, mode, recompute, True)
     torch.library.opcheck(recurrence_backward, given, test_utils=TESTS)
 
 
@@ -66,35 +68,39 @@ def test_fakes_have_the_real_shapes_and_dtypes(projection: int) -> None:
 @pytest.mark.parametrize("storage", ["dense", "packed", "padded"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", CELLS)
-def test_first_and_second_gradients_are_exact(cell: str, reverse: bool, storage: str) -> None:
+@pytest.mark.parametrize("mode", ["eager", "native"])
+def test_first_and_second_gradients_are_exact(
+    mode: str, cell: str, reverse: bool, storage: str
+) -> None:
     layer = random_layer(cell, storage, reverse, hidden=4, features=3)
     leaves = [tensor for tensor in layer.inputs if tensor is not None]
 
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         given = iter(values)
         layer.inputs = [None if t is None else next(given) for t in layer.inputs]
-        results = recurrence(*arguments(layer, "eager"))[:3]
+        results = recurrence(*arguments(layer, mode))[:3]
         return results if CELLS[cell].has_cell_state else results[:2]
 
     torch.autograd.gradcheck(run, leaves, fast_mode=True)
     torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
-def test_projected_lstm_is_differentiable_twice() -> None:
+@pytest.mark.parametrize("mode", ["eager", "native"])
+def test_projected_lstm_is_differentiable_twice(mode: str) -> None:
     layer = random_layer("lstm", "packed", hidden=4, projection=2)
     leaves = [tensor for tensor in layer.inputs if tensor is not None]
 
     def run(*values: Tensor) -> tuple[Tensor, ...]:
         given = iter(values)
         layer.inputs = [None if t is None else next(given) for t in layer.inputs]
-        return recurrence(*arguments(layer, "eager"))[:3]
+        return recurrence(*arguments(layer, mode))[:3]
 
     torch.autograd.gradcheck(run, leaves, fast_mode=True)
     torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
 
 
 def test_nothing_is_saved_without_a_backward_pass() -> None:
-    for mode in ("eager", "launch", "resident"):
+    for mode in ("eager", "launch", "resident", "native"):
         for cell in ("lstm", "gru_reset_before"):
             layer = random_layer(cell).to(torch.float32)
             kept = recurrence(*arguments(layer, mode, save=True))
@@ -104,11 +110,12 @@ def test_nothing_is_saved_without_a_backward_pass() -> None:
                 assert torch.equal(a, b)
 
 
-def test_input_that_wants_no_gradient_gets_none() -> None:
+@pytest.mark.parametrize("mode", ["eager", "native"])
+def test_input_that_wants_no_gradient_gets_none(mode: str) -> None:
     layer = random_layer("lstm")
     assert layer.inputs[0] is not None
     layer.inputs[0].requires_grad_(False)
-    y = recurrence(*arguments(layer, "eager"))[0]
+    y = recurrence(*arguments(layer, mode))[0]
     y.sum().backward()
     assert layer.inputs[0].grad is None
     assert all(tensor.grad is not None for tensor in layer.inputs[1:5])  # type: ignore[union-attr]

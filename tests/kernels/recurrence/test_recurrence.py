@@ -12,7 +12,7 @@ from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.recurrence.layout import step_rows
 from tests.kernels.layers import Layer, assert_as_exact_as_a_plain_loop, random_layer
 
-MODES = ("launch", "resident", "eager")
+MODES = ("launch", "resident", "eager", "native")
 STORAGES = ("dense", "packed", "padded")
 # A carry of c, one of h, and two stages a step: they run in every storage. Cells that differ from
 # these in their gates alone take turns.
@@ -130,6 +130,9 @@ def test_eager_loop_runs_bfloat16(cell: str) -> None:
         ("resident", "lstm", 1, 17),
         ("resident", "gru", 63, 1),
         ("resident", "rnn_tanh", 100, 18),
+        ("native", "lstm", 1, 1),
+        ("native", "gru", 70, 35),
+        ("native", "gru_reset_before", 33, 34),
     ],
 )
 def test_sizes_that_no_tile_divides(mode: str, cell: str, hidden: int, batch: int) -> None:
@@ -159,9 +162,10 @@ def test_layers_without_biases(cell: str, mode: str) -> None:
     ("storage", "reverse"),
     list(itertools.product(["dense", "packed", "padded"], [False, True])),
 )
-def test_eager_loop_projects(storage: str, reverse: bool) -> None:
+@pytest.mark.parametrize("mode", ["eager", "native"])
+def test_a_loop_projects(storage: str, reverse: bool, mode: str) -> None:
     layer = random_layer("lstm", storage, reverse, projection=5)
-    assert_as_exact_as_a_plain_loop(layer, "eager", torch.float32)
+    assert_as_exact_as_a_plain_loop(layer, mode, torch.float32)
 
 
 @pytest.mark.parametrize("mode", MODES)
