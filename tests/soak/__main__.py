@@ -1,11 +1,11 @@
-"""`make soak`: kills, memory and fuzzing one after the other, for half an hour."""
+"""`make soak`: kills, memory, sanitizers and fuzzing one after the other, for most of an hour."""
 
 import argparse
 import sys
 import time
 from pathlib import Path
 
-from tests.soak import fuzz, kills, memory
+from tests.soak import fuzz, kills, memory, sanitized
 
 
 def main() -> int:
@@ -19,6 +19,7 @@ def main() -> int:
     for program, arguments in (
         (kills.main, ["--seeds", "20"]),
         (memory.main, ["--steps", "10000"]),
+        (sanitized.main, ["--cases", "300"]),
         (fuzz.main, ["--minutes", options.minutes]),
     ):
         name = program.__module__.rpartition(".")[2]
