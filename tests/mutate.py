@@ -23,6 +23,7 @@ from types import FrameType
 ROOT = Path(__file__).parents[1]
 KERNELS = "kernels/rnnkit_kernels"
 COPIED = ("kernels", "tests", "pyproject.toml")
+ENGINE = "cpu/engine/"  # what lies there has to be built again
 LIMIT = 120.0  # seconds for the tests of one mutation
 # In the copies programs that wait for ever are given up sooner.
 SOONER = ("tests/kernels/concurrent.py", "timeout: float = 60.0", "timeout: float = 20.0")
@@ -105,6 +106,10 @@ IGNORED_ROWS = ("linear_cross_entropy::what_ignored_rows_hold_changes_nothing[su
 OF_TILES = ("linear_cross_entropy::the_kernels_equal_pytorchs_own[dtype0-none-True]",)
 TILE_EDGES = ("linear_cross_entropy::the_kernels_at_the_edges_of_tiles[shape4]",)
 FORBIDDEN_WORDS = ("linear_cross_entropy::large_logits_and_forbidden_words[triton]",)
+
+UNITS = ("native::edges[0]",)  # many threads, few sequences
+NATIVE = ("native::edges[1]", "native::edges[0]")
+NATIVE_ZONEOUT = ("native::edges[10]",)
 
 
 def matches(cell: str, storage: str, mode: str, reverse: bool = False) -> tuple[str, ...]:
@@ -410,6 +415,18 @@ MUTATIONS = [Mutation(*entry) for entry in (
      "d_hidden += _product", "d_hidden = _product"),
     ("words: a band's targets are those of the first", WORD_TILES, OF_TILES,
      "first_word = first + tl.program_id(1)", "first_word = tl.program_id(1)"),
+    # The native engine.
+    ("threads that share units do not wait", ENGINE + "layer.h", UNITS,
+     "if (units) meeting->join", "if (!units) meeting->join"),
+    ("a direction starts where the other does", ENGINE + "layer.h", NATIVE,
+     "const int64_t earlier = reverse ? t + 1 : t - 1;",
+     "const int64_t earlier = reverse ? t - 1 : t + 1;"),
+    ("a sequence that starts reads the row before", ENGINE + "layer.h", NATIVE,
+     "return b < count ? layer.y(offset + at)", "return b <= count ? layer.y(offset + at)"),
+    ("the tail of a vector is forgotten", ENGINE + "vector.h", NATIVE,
+     "  if (n >= LANES<S>) return store(p, v);", "  if (n >= LANES<S>) store(p, v);\n  return;"),
+    ("zoneout forgets the share of the cell", ENGINE + "backward.h", NATIVE_ZONEOUT,
+     "carry[cell_carry] = (one - z_cell) * carry[cell_carry];", ""),
 )]
 # fmt: on
 
@@ -446,9 +463,11 @@ class Run:
             if mutation:
                 (root / KERNELS / mutation.file).write_text(mutation.broken(root))
             self._log = root / "log"
+            engine = mutation is not None and mutation.file.startswith(ENGINE)
+            first = ["sh", "-c", '"$0" -m tests.compilers && exec "$@"', sys.executable] * engine
             with self._log.open("w") as log:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short",
+                    [*first, sys.executable, "-m", "pytest", "-x", "-q", "--tb=short",
                      "-p", "no:cacheprovider", "-o", "addopts=", f"--basetemp={root / 'tmp'}",
                      *map(node, tests)],
                     cwd=root,
