@@ -120,7 +120,7 @@ def raise_failure(code: int) -> NoReturn:
 
 
 def _contiguous(*tensors: Tensor | None) -> list[Any]:
-    return [None if tensor is None else tensor.contiguous() for tensor in tensors]
+    return [None if tensor is None else tensor.contiguous().resolve_neg() for tensor in tensors]
 
 
 def _check(
@@ -159,6 +159,8 @@ def _check(
                 f"expected all tensors of a layer in {x.dtype} on the CPU, got {tensor.dtype} on "
                 f"{tensor.device}"
             )
+        if tensor is not None and not tensor.data_ptr():
+            raise RuntimeError("expected tensors with memory of their own, got one without memory")
     if weight_hr is None and outputs != hidden:
         raise RuntimeError(f"expected h0 of {hidden} units, got {outputs}")
     if (c0 is None) == cell.has_cell_state or (cell_weights is None) == (cell.weights > 0):

@@ -256,6 +256,8 @@ def _plain(tensors: tuple[Tensor, ...], shape: torch.Size) -> bool:
             or tensor.dtype is not torch.float32
             or not tensor.is_cpu
             or not tensor.is_contiguous()
+            or tensor.is_neg()
+            or not tensor.data_ptr()
         ):
             return False
     return True
