@@ -13,8 +13,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
   static constexpr int L = LANES<S>;
   static constexpr int FEW = 12;  // packing costs what so many rows do
 
-  bool few;    // rows, at a time or in all: dot products with the weights as they lie
-  bool packs_input;  // W_ih is packed too
+  bool few;    // rows in all: dot products with the weights as they lie
   bool fused;    // the input product is made step by step, with W_ih beside W_hh in the cache
   S *weight_ih[C::stages], *weight_hh[C::stages], *weight_hr;  // packed
   S* gates;                                                    // W_ih x + b_ih, unless fused
@@ -32,13 +31,12 @@ template <class S, class C> struct Forward : Layer<S, C> {
 
   void plan(Room& room) {
     Base::plan_rows(room);
-    few = B == 1 || N < FEW;
-    packs_input = N >= FEW;
+    few = N < FEW;
     // Both weights are read at every step: that must not drive each other out of the second cache.
     // Many rows make up for it.
-    fused = !few && REGISTERS == 32 && (B >= 32 || G * (D + P) * H * (int64_t)sizeof(S) < 1500000);
+    fused = !few && B > 1 && REGISTERS == 32 && (B >= 32 || G * (D + P) * H * (int64_t)sizeof(S) < 1500000);
     for (int s = 0; s < STAGES; s++) {
-      weight_ih[s] = packs_input ? room.take<S>(input_panels(s).size()) : nullptr;
+      weight_ih[s] = !few ? room.take<S>(input_panels(s).size()) : nullptr;
       weight_hh[s] = few ? nullptr : room.take<S>(hidden_panels(s).size());
     }
     weight_hr = projects && !few ? room.take<S>(projection_panels().size()) : nullptr;
@@ -65,7 +63,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
     for (int s = 0; s < STAGES; s++) {
       const int64_t gate = C::gates_at[s];
       const Panels in = input_panels(s), hidden = hidden_panels(s);
-      for (int64_t p = 0; packs_input && p < in.count; p++)
+      for (int64_t p = 0; !few && p < in.count; p++)
         if (job++ % threads == me)
           pack_rows<S>((const S*)raw.weight_ih + gate * H * D, in, p, weight_ih[s]);
       for (int64_t p = 0; !few && p < hidden.count; p++)
@@ -80,7 +78,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
   void input_product(int me, int threads) {
     if (fused) return;
     const int64_t rows = Base::real_rows, first = share(rows, me, threads), last = share(rows, me + 1, threads);
-    if (!packs_input) {
+    if (few) {
       const int64_t begin = share(G * H, me, threads), end = share(G * H, me + 1, threads);
       for (int64_t m = begin; m < end; m++) {
         const S* w = (const S*)raw.weight_ih + m * D;

@@ -32,30 +32,43 @@ static void tile(const S* const* a, const S* w, int64_t K, S* out, int64_t out_s
   const S* row[MR];
 #pragma GCC unroll 16
   for (int r = 0; r < MR; r++) row[r] = APART == 1 ? a[r] : a[0] + r;
-  V sums[MR][NV];
+  // Few sums would wait for each other's additions: then k takes turns on two of each.
+  constexpr int TURNS = MR * NV < 8 ? 2 : 1;
+  V sums[TURNS][MR][NV];
+#pragma GCC unroll 2
+  for (int i = 0; i < TURNS; i++)
 #pragma GCC unroll 16
-  for (int r = 0; r < MR; r++)
+    for (int r = 0; r < MR; r++)
 #pragma GCC unroll 8
-    for (int v = 0; v < NV; v++) sums[r][v] = V{};
-  for (int64_t k = 0; k < K; k++, w += NV * L) {
+      for (int v = 0; v < NV; v++) sums[i][r][v] = V{};
+  const auto add = [&](int64_t k, int i) INLINE_LAMBDA {
     V weights[NV];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; v++) weights[v] = load(w + v * L);
-    prefetch(ahead.at);
-    ahead.at += ahead.step;
+    w += NV * L;
 #pragma GCC unroll 16
     for (int r = 0; r < MR; r++) {
       V x = all(row[r][k * APART]);
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; v++) sums[r][v] += x * weights[v];
+      for (int v = 0; v < NV; v++) sums[i][r][v] += x * weights[v];
     }
-  }
+    prefetch(ahead.at);
+    ahead.at += ahead.step;
+  };
+  int64_t k = 0;
+  if constexpr (TURNS == 2)
+    for (; k + 1 < K; k += 2) {
+      add(k, 0);
+      add(k + 1, 1);
+    }
+  for (; k < K; k++) add(k, 0);
 #pragma GCC unroll 16
   for (int r = 0; r < MR; r++)
 #pragma GCC unroll 8
     for (int v = 0; v < NV; v++) {
       S* to = out + r * out_stride + v * L;
-      store(to, fresh ? sums[r][v] : load(to) + sums[r][v]);
+      const V sum = TURNS == 2 ? sums[0][r][v] + sums[TURNS - 1][r][v] : sums[0][r][v];
+      store(to, fresh ? sum : load(to) + sum);
     }
 }
 
