@@ -17,6 +17,9 @@ from rnnkit_kernels.cells import Cell
 from rnnkit_kernels.cpu.sources import ENGINE
 
 
+MOST_GATES = 8  # MOST_VECTORS of engine/product.h
+
+
 class NotPrintable(ValueError):
     """A cell that the CPU engine can't run, with the reason."""
 
@@ -175,6 +178,8 @@ def _struct(cell: Cell) -> str:
     if not (cell.name.isascii() and cell.name.isidentifier()):
         raise NotPrintable("its name is none that C++ can have")
     stages, gates = len(cell.forward), cell.gates_at[-1]
+    if max(cell.gates) > MOST_GATES:
+        raise NotPrintable(f"a stage of it has {max(cell.gates)} gates, and a panel {MOST_GATES}")
     if stages > 2:
         raise NotPrintable(f"it has {stages} stages a step, and the engine knows two")
     if len(cell.operand) != stages - 1 or (cell.weight_gradients is None) != (cell.weights == 0):

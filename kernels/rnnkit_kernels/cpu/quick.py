@@ -161,6 +161,7 @@ class Quick:
                 or weight.dtype is not torch.float32
                 or not weight.is_cpu
                 or not weight.is_contiguous()
+                or weight.is_neg()
             ):
                 return None
         return prepared

@@ -52,9 +52,7 @@ def test_a_parameter_that_is_replaced_between_calls_is_seen() -> None:
             made(X)
 
 
-@pytest.mark.parametrize(
-    "sizes", [[1, 2], [200_000, 2], [2, 2], [2, -5], [2, 0, 1], []], ids=str
-)
+@pytest.mark.parametrize("sizes", [[1, 2], [200_000, 2], [2, 2], [2, -5], [2, 0, 1], []], ids=str)
 def test_a_packed_sequence_whose_sizes_are_wrong_is_refused(sizes: list[int]) -> None:
     packed = PackedSequence(torch.randn(3, 4), torch.tensor(sizes, dtype=torch.int64))
     with pytest.raises((RuntimeError, IndexError)):

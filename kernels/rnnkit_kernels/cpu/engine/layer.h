@@ -92,11 +92,13 @@ template <class S, class C> struct Layer {
   bool fits() const {
     for (int64_t b = 0; raw.lengths && b < B; b++)
       if (raw.lengths[b] < 0 || raw.lengths[b] > T) return false;
+    int64_t all = 0;
     for (int64_t t = 0; raw.batch_sizes && t < T; t++) {
       const int64_t many = raw.batch_sizes[t], most = t ? raw.batch_sizes[t - 1] : B;
       if (many < 0 || many > most || raw.offsets[t] < 0 || raw.offsets[t] + many > N) return false;
+      all += many;
     }
-    return true;
+    return !raw.batch_sizes || all == N || N == T * B;
   }
   void arrange() {
     if (raw.lengths) {
