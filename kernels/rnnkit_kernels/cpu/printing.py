@@ -16,7 +16,6 @@ from typing import Any, Literal
 from rnnkit_kernels.cells import Cell
 from rnnkit_kernels.cpu.sources import ENGINE
 
-
 MOST_GATES = 8  # MOST_VECTORS of engine/product.h
 
 
