@@ -14,7 +14,7 @@ from rnnkit_kernels.cpu.library import HEADER, LAYER, Library, library, missing
 from rnnkit_kernels.recurrence.rows import Rows
 
 _CALLS = [struct.Struct(f"={HEADER + members * LAYER}q") for members in range(3)]
-_PLAIN = {Tensor, torch.nn.Parameter}
+PLAIN = {Tensor, torch.nn.Parameter}
 # Below so many products a second thread costs more than it brings.
 FEW = 200_000
 # With fewer sequences than this threads share units, and meet at every step.
@@ -65,8 +65,8 @@ def refuses(cell: str, input: Tensor, weights: Sequence[Tensor], autocasts: bool
     if torch._C._len_torch_dispatch_stack() > 0:
         return "a TorchDispatchMode is active, which sees torch's own layers alone"
     kinds = {type(tensor) for tensor in (input, *weights)}
-    if not kinds <= _PLAIN:
-        odd = next(kind.__name__ for kind in kinds if kind not in _PLAIN)
+    if not kinds <= PLAIN:
+        odd = next(kind.__name__ for kind in kinds if kind not in PLAIN)
         return f"a {odd} is no plain tensor"
     return ""
 

@@ -157,7 +157,8 @@ class Quick:
             return None
         for weight, expected in zip(weights, prepared[-1], strict=True):
             if (
-                weight.shape != expected
+                type(weight) not in native.PLAIN
+                or weight.shape != expected
                 or weight.dtype is not torch.float32
                 or not weight.is_cpu
                 or not weight.is_contiguous()

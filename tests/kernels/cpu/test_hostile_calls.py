@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 import rnnkit
 from rnnkit_kernels.ops.recurrence import recurrence
-from tests.kernels.cpu.test_library import needs_engine
+from tests.conftest import needs_engine
 
 pytestmark = needs_engine
 X = torch.randn(3, 2, 4)
@@ -52,7 +52,9 @@ def test_a_parameter_that_is_replaced_between_calls_is_seen() -> None:
             made(X)
 
 
-@pytest.mark.parametrize("sizes", [[1, 2], [200_000, 2], [2, 2], [2, -5], [2, 0, 1], []], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [[2], [1, 2], [200_000, 2], [2, 2], [2, -5], [2, 0, 1], []], ids=str
+)
 def test_a_packed_sequence_whose_sizes_are_wrong_is_refused(sizes: list[int]) -> None:
     packed = PackedSequence(torch.randn(3, 4), torch.tensor(sizes, dtype=torch.int64))
     with pytest.raises((RuntimeError, IndexError)):
@@ -84,7 +86,7 @@ def freed() -> Tensor:
 def test_a_tensor_without_memory_is_refused(make: Callable[[], Tensor], grad: bool) -> None:
     with (
         torch.set_grad_enabled(grad),
-        pytest.raises(RuntimeError, match="without memory|expected"),
+        pytest.raises(RuntimeError, match=r"without memory|expected"),
     ):
         layer()(make())
 
@@ -95,3 +97,13 @@ def test_the_operator_wants_as_many_states_as_sequences(batch: int) -> None:
     given = [*(torch.randn(shape) for shape in shapes), *[None] * 4, torch.randn(1, batch, 5)]
     with pytest.raises(RuntimeError, match="expected x of shape"):
         recurrence(*given, *[None] * 4, "gru", False, "native", False, False)
+
+
+def test_weights_of_another_kind_than_tensors_take_the_general_way() -> None:
+    class Kind(Tensor):
+        pass
+
+    made = layer()
+    made._parameters["weight_hh_l0"] = nn.Parameter(torch.randn(15, 5)).as_subclass(Kind)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="a Kind is no plain tensor"):
+        made(X)
