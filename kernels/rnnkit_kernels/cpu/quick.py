@@ -73,8 +73,11 @@ class Quick:
         elif len(states) != len(zeros) or not _plain(states, state_shape):
             return None
         hidden = state_shape[-1]
-        y = _empty((shape[0], shape[1], hidden))
-        return self._run(call, head, tail, weights, input, states, y, state_shape)
+        try:
+            y = _empty((shape[0], shape[1], hidden))
+            return self._run(call, head, tail, weights, input, states, y, state_shape)
+        except RuntimeError:  # memory ran out: the general way says what it was for
+            return None
 
     def _torch_layer(
         self,

@@ -301,6 +301,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
         const int64_t none = Base::offset(t) + at;
         memset(Base::y(none), 0, P * sizeof(S));
         if (save && slots) memset(Base::state(none, 0), 0, slots * H * sizeof(S));
+        if (keeps && Base::SAVED) memset(Base::saved(none), 0, Base::SAVED * H * sizeof(S));
       }
     }
   }
