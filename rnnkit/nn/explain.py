@@ -72,12 +72,13 @@ def explain(
             f"explain takes an rnnkit LSTM, GRU or RNN, got {type(module).__name__}; "
             "rnnkit.replace_rnns(model) puts them into a model"
         )
+    sequences = None
     if isinstance(input, PackedSequence):
         data, sequences = input.data, int(input.batch_sizes[0])
+    elif input.dim() == 2:
+        data = input.unsqueeze(1)
     else:
-        data, sequences = input, 1
-        if input.dim() == 3:
-            sequences = input.shape[0 if module.batch_first else 1]
+        data = input.transpose(0, 1) if module.batch_first else input
     decision = choose(
         module._cell,
         data,

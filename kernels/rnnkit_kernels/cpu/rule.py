@@ -6,7 +6,8 @@ measured with a prototype of this engine on a Xeon with AVX-512.
 
 * Sequences of several lengths, GRUs, and single steps without gradients: the engine.
 * torch's dense LSTM is oneDNN's and as good: each wins at some shapes, by a tenth or a quarter.
-* A single step with its backward pass costs Python more than the engine saves, unless it is large.
+* A single step with its backward pass, or of sequences of several lengths, costs Python more than
+  the engine saves, unless it is large.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def faster(
         ragged: whether the sequences have several lengths.
         has_projections: whether h is projected.
     """
-    if trains and steps == 1 and cell != "lstm":
+    if steps == 1 and cell != "lstm" and (trains or ragged):
         found = 2 * batch * GATES[cell] * hidden * hidden >= FEW
     elif ragged or has_projections or steps == 1:
         found = True
@@ -57,4 +58,4 @@ def _lstm(batch: int, hidden: int, trains: bool) -> bool:
         return True
     if trains:
         return batch >= 64 and 256 <= hidden <= 512
-    return hidden >= 512
+    return batch >= 64 and hidden >= 512

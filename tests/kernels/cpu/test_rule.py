@@ -38,7 +38,8 @@ def test_a_dense_lstm_goes_to_whoever_was_faster(monkeypatch: pytest.MonkeyPatch
         (True, 35, 20, 200, True): False,
         (True, 100, 64, 256, True): True,
         (True, 100, 64, 256, False): False,
-        (True, 35, 20, 650, False): True,
+        (True, 35, 20, 650, False): False,
+        (True, 35, 64, 1024, False): True,
         (True, 50, 1, 256, True): True,
         (False, 35, 20, 200, True): True,
         (False, 35, 20, 650, False): False,
@@ -47,6 +48,25 @@ def test_a_dense_lstm_goes_to_whoever_was_faster(monkeypatch: pytest.MonkeyPatch
     for (slow_mkl, *shape), expected in measured.items():
         monkeypatch.setattr(rule, "mkl_is_slow", lambda slow_mkl=slow_mkl: slow_mkl)
         assert rule.faster("lstm", *shape, False)[0] == expected, shape
+
+
+@needs_engine
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_explain_and_a_call_see_the_same_shape(
+    batch_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def faster(*shape: object) -> tuple[bool, str]:
+        seen.append(shape[:6])
+        return False, "a test says so"
+
+    monkeypatch.setattr(rule, "faster", faster)
+    layer, x = rnnkit.LSTM(3, 4, num_layers=2, batch_first=batch_first), torch.randn(7, 2, 3)
+    rnnkit.explain(layer, x)
+    layer(x)
+    steps, batch = (2, 7) if batch_first else (7, 2)
+    assert seen == [("lstm", steps, batch, 4, True, False)] * 2
 
 
 @needs_engine
