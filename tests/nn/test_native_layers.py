@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnkit_kernels.cpu import native
-from tests.kernels.cpu.test_library import needs_engine
+from tests.conftest import needs_engine
 from tests.nn.layers import ALL, STANDARD, build, leaf, tensors, twins
 
 pytestmark = needs_engine

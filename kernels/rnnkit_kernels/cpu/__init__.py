@@ -1,1 +1,1 @@
-"""On a CPU: ragged LSTMs in oneDNN, padded in groups of similar length; products of matrices."""
+"""The native CPU engine: its sources, build, library and rule; oneDNN where it is the better one."""

@@ -18,8 +18,8 @@ def onednn_suits(input: Tensor) -> bool:
 def mkl_is_slow() -> bool:
     """Whether there is oneDNN and `torch.mm` is MKL on an AMD processor.
 
-    There MKL does without AVX-512 and takes 1.3 to 2 times as long for an output layer as oneDNN;
-    made to use it, as it does on Intel's, 0.7 to 1.0 times.
+    There MKL does without AVX-512 and takes longer for an output layer than oneDNN; where it uses
+    that, as on Intel's, it is as fast or faster.
     """
     backends: Any = torch.backends
     if not (backends.mkl.is_available() and backends.mkldnn.is_available()):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from rnnkit_kernels.cpu.sources import INSTRUCTION_SETS
 from tests.kernels.cpu.cases import Case, check, random_case, run
-from tests.kernels.cpu.test_library import needs_engine
+from tests.conftest import needs_engine
 
 pytestmark = needs_engine
 
