@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from typing_extensions import Unpack  # torch brings it; typing has it from Python 3.11
 
+from rnnkit_kernels.cpu.fast_path import FastPath
 from rnnkit_kernels.cpu.library import library
-from rnnkit_kernels.cpu.quick import Quick
 from rnnkit_kernels.cpu.sources import source_hash
 from rnnkit_kernels.crf.log_partition import log_partition
 from rnnkit_kernels.dispatch.choice import (
@@ -39,7 +39,7 @@ __all__ = [
     "Backend",
     "Decision",
     "Extras",
-    "Quick",
+    "FastPath",
     "autocasts",
     "choose",
     "cpu_engine",

@@ -20,7 +20,7 @@ from rnnkit.nn.options import (
     check_size,
     check_zoneout,
 )
-from rnnkit_kernels.functional import BACKENDS, Backend, Extras, Quick, recurrent
+from rnnkit_kernels.functional import BACKENDS, Backend, Extras, FastPath, recurrent
 
 
 class Recurrent(nn.Module, ABC):
@@ -107,7 +107,7 @@ class Recurrent(nn.Module, ABC):
                     value = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
                     self.register_parameter(name, value)
                     self._weight_names.append(name)
-        self._quick = Quick()
+        self._fast_path = FastPath()
         self.reset_parameters()
         self.flatten_parameters()
 
@@ -230,7 +230,7 @@ class Recurrent(nn.Module, ABC):
         """The options that torch lacks and their defaults, with which the layer is torch's."""
         return {"zoneout": 0.0, "weight_drop": 0.0, "layer_norm": False, "recompute": False}
 
-    def _run_quickly(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
+    def _run_fast_path(self, input: Any, hx: Any) -> tuple[Tensor, ...] | None:
         """Output and states without gradients on a CPU, or None where that takes the general way.
 
         What makes a layer more than one cell over a dense input is asked first, for it costs least.
@@ -251,8 +251,8 @@ class Recurrent(nn.Module, ABC):
             return None
         weights: Any = tuple(self._parameters.values())
         if not self.batch_first:
-            return self._quick.layer(self._cell, weights, input, hx, self.backend)
-        found = self._quick.layer(self._cell, weights, input.transpose(0, 1), hx, self.backend)
+            return self._fast_path.layer(self._cell, weights, input, hx, self.backend)
+        found = self._fast_path.layer(self._cell, weights, input.transpose(0, 1), hx, self.backend)
         return None if found is None else (found[0].transpose(0, 1), *found[1:])
 
     def _run(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnkit.nn.inputs import check_pair
-from rnnkit_kernels.functional import Quick, gru_reset_before
+from rnnkit_kernels.functional import FastPath, gru_reset_before
 
 
 def _step(
@@ -24,10 +24,10 @@ def _step(
     if list(own) != _NAMES:
         return None
     weights: Any = tuple(own.values()) if module.bias else (own["weight_ih"], own["weight_hh"])
-    quick = module.__dict__.get("_quick")
-    if quick is None:
-        quick = module.__dict__["_quick"] = Quick()
-    found: tuple[Tensor, ...] | None = quick.cell(cell, weights, input, states)
+    fast_path = module.__dict__.get("_fast_path")
+    if fast_path is None:
+        fast_path = module.__dict__["_fast_path"] = FastPath()
+    found: tuple[Tensor, ...] | None = fast_path.cell(cell, weights, input, states)
     return found
 
 

@@ -157,7 +157,7 @@ class LSTM(Recurrent):
             RuntimeError: a wrong width, initial state or device.
         """
         if lengths is None and (hx is None or type(hx) is tuple):
-            found = self._run_quickly(input, hx)
+            found = self._run_fast_path(input, hx)
             if found is not None:
                 return found[0], (found[1], found[2])
         if hx is not None:
@@ -178,7 +178,7 @@ class _OneState(Recurrent):
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run the layer; arguments, results and errors as `LSTM.forward`'s, with hx = h0 alone."""
         if lengths is None:
-            found = self._run_quickly(input, None if hx is None else (hx,))
+            found = self._run_fast_path(input, None if hx is None else (hx,))
             if found is not None:
                 return found[0], found[1]
         if hx is not None and not isinstance(hx, Tensor):

@@ -1,1 +1,1 @@
-"""The native CPU engine: its sources, build, library and rule; oneDNN where it is the better one."""
+"""The native CPU engine: its sources, build, library and rule; and oneDNN where that is faster."""

@@ -25,8 +25,8 @@ from rnnkit_kernels.ops.twice import differentiate_twice
 from rnnkit_kernels.recurrence.eager import state_dtype
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
-# Rows at a time. Each time all of W is read again and all of dW added to: half as many rows cost a
-# CPU 5 to 10 % where W is large or oneDNN multiplies; elsewhere 180 to 1,024 rows took as long.
+# Rows at a time. Each time all of W is read again and all of dW added to: fewer rows cost a CPU
+# more where W is large or oneDNN multiplies, and gained nothing elsewhere.
 _FEWEST_ROWS = 512
 
 

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rnnkit_kernels.cpu.sources import INSTRUCTION_SETS
-from tests.kernels.cpu.cases import Case, check, random_case, run
 from tests.conftest import needs_engine
+from tests.kernels.cpu.cases import Case, check, random_case, run
 
 pytestmark = needs_engine
 

@@ -11,6 +11,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
   using V = Vec<S>;
   using T2 = Two<S>;
   static constexpr int L = LANES<S>;
+  static constexpr bool PRODUCT_FIRST = false;
   static constexpr int HIDDEN = COLUMNS - G;  // the first column of the gradients of W_hh h
   // Gradients that pass W_hh by: with zoneout that of h always does.
   static constexpr int hidden_carry = C::carry_hidden, cell_carry = C::carry_cell;
@@ -351,7 +352,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     }
   }
   // What a later stage multiplied: made again, row by row.
-  void operands(int me, int threads) const {
+  void finish(int me, int threads) const {
     if constexpr (STAGES > 1)
       for (int64_t b = me; b < B; b += threads)
         for (int64_t t = 0; t < Base::length(b); t++) {
@@ -403,6 +404,11 @@ template <class S, class C> struct Backward : Layer<S, C> {
     if (!Base::real || add) return;
     for (int64_t b = me; b < B; b += threads)
       for (int64_t t = Base::length(b); t < T; t++) memset(dx + (Base::offset(t) + Base::at(b)) * D, 0, D * sizeof(S));
+  }
+  void gradients(int me, int threads, void* dx, bool add) const {
+    if (dx) input_gradient(me, threads, (S*)dx, add);
+    weights(me, threads);
+    cell_weights(me, threads);
   }
 };
 

@@ -18,14 +18,16 @@ struct Crew {
   int each() const { return together() ? threads / members : threads; }
 };
 
-template <class S, class C> struct ForwardCall {
+// A pass over all directions of a layer, by one thread of several: what comes before its loop, the
+// loop, what ends a direction, and what takes the threads of all.
+template <class Pass> struct Run {
   const RnnkitCall& call;
   const RnnkitHost& host;
-  Forward<S, C>* layer;
+  Pass* layer;
   Meeting all, own[2];
 
   static void work(void* self, int me, int count) {
-    auto& that = *(ForwardCall*)self;
+    auto& that = *(Run*)self;
     FlushDenormals flush;
     const int members = (int)that.call.members;
     for (int m = 0; m < members; m++) {
@@ -33,8 +35,10 @@ template <class S, class C> struct ForwardCall {
       that.layer[m].start(me, count);
     }
     that.all.join(count, that.host);
-    for (int m = 0; m < members; m++) that.layer[m].input_product(me, count);
-    that.all.join(count, that.host);
+    if constexpr (Pass::PRODUCT_FIRST) {
+      for (int m = 0; m < members; m++) that.layer[m].input_product(me, count);
+      that.all.join(count, that.host);
+    }
     const Crew crew{members, count};
     for (int m = 0; m < members; m++) {
       const bool together = crew.together();
@@ -43,37 +47,9 @@ template <class S, class C> struct ForwardCall {
       that.layer[m].loop(place);
       that.layer[m].finish(place.me, place.threads);
     }
-  }
-};
-
-template <class S, class C> struct BackwardCall {
-  const RnnkitCall& call;
-  const RnnkitHost& host;
-  Backward<S, C>* layer;
-  Meeting all, own[2];
-
-  static void work(void* self, int me, int count) {
-    auto& that = *(BackwardCall*)self;
-    FlushDenormals flush;
-    const int members = (int)that.call.members;
-    for (int m = 0; m < members; m++) {
-      that.layer[m].pack(me, count);
-      that.layer[m].start(me, count);
-    }
-    that.all.join(count, that.host);
-    const Crew crew{members, count};
-    for (int m = 0; m < members; m++) {
-      const bool together = crew.together();
-      if (together && me / crew.each() != m) continue;
-      const Place place{together ? me % crew.each() : me, crew.each(), that.call.split == 1, &that.own[m], &that.host};
-      that.layer[m].loop(place);
-      that.layer[m].operands(place.me, place.threads);
-    }
-    that.all.join(count, that.host);
-    for (int m = 0; m < members; m++) {
-      if (that.call.dx) that.layer[m].input_gradient(me, count, (S*)that.call.dx, m > 0);
-      that.layer[m].weights(me, count);
-      that.layer[m].cell_weights(me, count);
+    if constexpr (!Pass::PRODUCT_FIRST) {
+      that.all.join(count, that.host);
+      for (int m = 0; m < members; m++) that.layer[m].gradients(me, count, that.call.dx, m > 0);
     }
   }
 };
@@ -83,37 +59,29 @@ static int threads_of(const RnnkitCall& call) {
   return asked < 1 ? 1 : (int)asked;
 }
 
-template <class S, class C> int forward_of(const RnnkitCall& call, const RnnkitHost& host) {
-  Forward<S, C> layers[2] = {Forward<S, C>(call.layer[0]), Forward<S, C>(call.layer[call.members - 1])};
-  for (int m = 0; m < call.members; m++)
-    if (!layers[m].fits()) return 4;
+template <class Pass> int run(const RnnkitCall& call, const RnnkitHost& host) {
+  Pass layers[2] = {Pass(call.layer[0]), Pass(call.layer[call.members - 1])};
+  const int threads = threads_of(call);
   Room sizes{nullptr};
-  for (int m = 0; m < call.members; m++) layers[m].plan(sizes);
+  for (int m = 0; m < call.members; m++) {
+    if (!layers[m].fits()) return 4;
+    layers[m].plan(sizes, threads, call.dx);
+  }
   Room room{(char*)host.room(sizes.used)};
   if (!room.base) return 1;
-  for (int m = 0; m < call.members; m++) layers[m].plan(room), layers[m].arrange();
-  ForwardCall<S, C> work{call, host, layers, {}, {}};
-  host.run(&ForwardCall<S, C>::work, &work, threads_of(call));
-  return 0;
-}
-template <class S, class C> int backward_of(const RnnkitCall& call, const RnnkitHost& host) {
-  Backward<S, C> layers[2] = {Backward<S, C>(call.layer[0]), Backward<S, C>(call.layer[call.members - 1])};
-  for (int m = 0; m < call.members; m++)
-    if (!layers[m].fits()) return 4;
-  Room sizes{nullptr};
-  for (int m = 0; m < call.members; m++) layers[m].plan(sizes, threads_of(call), call.dx);
-  Room room{(char*)host.room(sizes.used)};
-  if (!room.base) return 1;
-  for (int m = 0; m < call.members; m++) layers[m].plan(room, threads_of(call), call.dx), layers[m].arrange();
-  BackwardCall<S, C> work{call, host, layers, {}, {}};
-  host.run(&BackwardCall<S, C>::work, &work, threads_of(call));
+  for (int m = 0; m < call.members; m++) {
+    layers[m].plan(room, threads, call.dx);
+    layers[m].arrange();
+  }
+  Run<Pass> work{call, host, layers, {}, {}};
+  host.run(&Run<Pass>::work, &work, threads);
   return 0;
 }
 
 static int forward(const RnnkitCall* call, const RnnkitHost* host) {
   int64_t index = 0;
 #define RNNKIT_CALL(name) \
-  if (call->cell == index++) return call->size == 8 ? forward_of<double, name>(*call, *host) : forward_of<float, name>(*call, *host);
+  if (call->cell == index++) return call->size == 8 ? run<Forward<double, name>>(*call, *host) : run<Forward<float, name>>(*call, *host);
   RNNKIT_EACH_CELL(RNNKIT_CALL)
 #undef RNNKIT_CALL
   return 2;
@@ -121,7 +89,7 @@ static int forward(const RnnkitCall* call, const RnnkitHost* host) {
 static int backward(const RnnkitCall* call, const RnnkitHost* host) {
   int64_t index = 0;
 #define RNNKIT_CALL(name) \
-  if (call->cell == index++) return call->size == 8 ? backward_of<double, name>(*call, *host) : backward_of<float, name>(*call, *host);
+  if (call->cell == index++) return call->size == 8 ? run<Backward<double, name>>(*call, *host) : run<Backward<float, name>>(*call, *host);
   RNNKIT_EACH_CELL(RNNKIT_CALL)
 #undef RNNKIT_CALL
   return 2;

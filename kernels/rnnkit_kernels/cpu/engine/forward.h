@@ -11,6 +11,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
   using V = Vec<S>;
   using T2 = Two<S>;
   static constexpr int L = LANES<S>;
+  static constexpr bool PRODUCT_FIRST = true;
   static constexpr int FEW = 12;  // packing costs what so many rows do
 
   bool few;    // rows in all: dot products with the weights as they lie
@@ -29,7 +30,7 @@ template <class S, class C> struct Forward : Layer<S, C> {
   Panels hidden_panels(int s) const { return panels<S>(H, s == 0 ? P : H, Base::stage_gates(s)); }
   Panels projection_panels() const { return panels<S>(P, H, 1); }
 
-  void plan(Room& room) {
+  void plan(Room& room, int, bool) {
     Base::plan_rows(room);
     few = N < FEW;
     // Both weights are read at every step: that must not drive each other out of the second cache.

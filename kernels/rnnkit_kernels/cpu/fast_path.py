@@ -32,14 +32,14 @@ _VF: Any = torch._VF
 _NO_BIAS = (0, 0)
 
 
-class Quick:
+class FastPath:
     """What is known of a module's calls; kept by the module, and not pickled with it."""
 
     def __init__(self) -> None:
         self._shapes: dict[Any, tuple[Any, ...] | None] = {}
 
-    def __reduce__(self) -> tuple[type[Quick], tuple[()]]:
-        return Quick, ()
+    def __reduce__(self) -> tuple[type[FastPath], tuple[()]]:
+        return FastPath, ()
 
     def layer(
         self,
