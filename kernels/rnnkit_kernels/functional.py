@@ -28,10 +28,10 @@ from rnnkit_kernels.dispatch.choice import (
     choose,
     compute_dtype,
 )
-from rnnkit_kernels.layers import recurrent
 from rnnkit_kernels.lengths import checked_lengths
 from rnnkit_kernels.ops.shortage import is_shortage
 from rnnkit_kernels.reference import gru_reset_before
+from rnnkit_kernels.resets import recurrent
 from rnnkit_kernels.vocabulary.linear_cross_entropy import loss as _loss_of_logits
 
 __all__ = [
@@ -85,6 +85,7 @@ class Options(TypedDict, total=False):
     extras: Extras
     seed: Tensor | None
     order: Tensor | None
+    resets: Tensor | None
 
 
 def lstm(
@@ -106,6 +107,8 @@ def lstm(
     extras: Extras = PLAIN,
     seed: Tensor | None = None,
     order: Tensor | None = None,
+    resets: Tensor | None = None,
+    hx_reset: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A stack of LSTM layers.
 
@@ -135,6 +138,10 @@ def lstm(
         seed: int64, one element, of dropout and zoneout; drawn from torch's generator if None.
             torch's own layers draw from that themselves.
         order: int64 (B,), the original index of each packed sequence, on which the masks depend.
+        resets: bool (T, B), not together with `batch_sizes`: where true the state before the step
+            is `hx_reset`, and no gradient passes; backward in time so after the step. True past a
+            length changes nothing. On a GPU the host reads them, unless a graph is captured.
+        hx_reset: the state after a reset, (L·directions, P) and (L·directions, H); None for zeros.
 
     Returns:
         output (T, B, directions·P) or (N, directions·P), zero past each length; h_n and c_n shaped
@@ -166,6 +173,8 @@ def lstm(
         extras=extras,
         seed=seed,
         order=order,
+        resets=resets,
+        hx_reset=hx_reset,
     )
     return output, h_n, c_n
 
@@ -176,6 +185,7 @@ def gru(
     weights: Sequence[Tensor],
     *,
     reset_after: bool = True,
+    hx_reset: Tensor | None = None,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Tensor]:
     """A stack of GRU layers.
@@ -185,13 +195,15 @@ def gru(
         hx: h0 (L·directions, B, H).
         weights: as for `lstm`, with 3H rows.
         reset_after: False applies the reset gate before the recurrent product.
+        hx_reset: as for `lstm`, (L·directions, H).
         options: as for `lstm`.
 
     Returns:
         output and h_n, as for `lstm`.
     """
     cell = "gru" if reset_after else "gru_reset_before"
-    output, (h_n,) = recurrent(cell, input, (hx,), weights, **options)
+    anew = None if hx_reset is None else (hx_reset,)
+    output, (h_n,) = recurrent(cell, input, (hx,), weights, hx_reset=anew, **options)
     return output, h_n
 
 
@@ -201,12 +213,15 @@ def rnn(
     weights: Sequence[Tensor],
     *,
     nonlinearity: str = "tanh",
+    hx_reset: Tensor | None = None,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Tensor]:
     """A stack of Elman layers; `nonlinearity` is "tanh" or "relu", the rest as for `gru`."""
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f'nonlinearity must be "tanh" or "relu", got {nonlinearity!r}')
-    output, (h_n,) = recurrent(f"rnn_{nonlinearity}", input, (hx,), weights, **options)
+    anew = None if hx_reset is None else (hx_reset,)
+    cell = f"rnn_{nonlinearity}"
+    output, (h_n,) = recurrent(cell, input, (hx,), weights, hx_reset=anew, **options)
     return output, h_n
 
 

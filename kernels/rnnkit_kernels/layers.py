@@ -53,8 +53,15 @@ def recurrent(
     extras: Extras = PLAIN,
     seed: Tensor | None = None,
     order: Tensor | None = None,
+    begins: Tensor | None = None,
+    resets: Tensor | None = None,
+    hx_reset: States | None = None,
 ) -> tuple[Tensor, States]:
-    """`lstm`, `gru` and `rnn` by the cell's name, a key of `CELLS`."""
+    """`lstm`, `gru` and `rnn` by the cell's name, a key of `CELLS`.
+
+    `begins` goes with `batch_sizes`, see `random.dropout`; `resets` and `hx_reset` are for what
+    runs by its definition, step by step: `resets.recurrent` leads all else to `batch_sizes`.
+    """
     if batch_sizes is None and input.shape[0] == 0:
         raise RuntimeError(
             "Expected sequence length to be larger than 0 in RNN, got an input of 0 steps for "
@@ -62,15 +69,21 @@ def recurrent(
         )
     if lengths is not None:
         lengths = checked_lengths(lengths, input)
-    sequences = None if batch_sizes is None else int(batch_sizes[0])
+    sequences = None if batch_sizes is None else hx[0].shape[1]
     directions = 2 if bidirectional else 1
+    # What is on a device, or under a transform, is not read: neither lengths nor what is like them.
+    ragged = resets if lengths is None else lengths
+    if batch_sizes is not None and batch_sizes.is_cuda:
+        ragged = batch_sizes
     decision = choose(
-        cell, input, weights, has_projections, lengths, backend, extras, sequences, num_layers,
+        cell, input, weights, has_projections, ragged, backend, extras, sequences, num_layers,
         directions,
     )  # fmt: skip
+    assert resets is None or decision.engine == "reference"
     hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
     together = together and _flows(cell, hidden, num_layers, decision, weights[1])
+    together = together and (begins is None or not (training and dropout > 0))
     draws = training and decision.engine != "torch" and (dropout > 0 or any(extras.zoneout))
     if seed is None and draws:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device)
@@ -96,13 +109,19 @@ def recurrent(
         last: list[States] = []
         for i in range(num_layers):
             if i > 0 and training and dropout > 0 and seed is not None:
-                data = _dropout(data, dropout, seed, STREAMS * (i - 1), rows, order)
+                data = _dropout(data, dropout, seed, STREAMS * (i - 1), rows, order, begins)
             parts = _stacked(cell, cast[i * size : (i + 1) * size], directions, has_biases,
                              has_projections)  # fmt: skip
             span = slice(i * directions, (i + 1) * directions)
             own = tuple(value[span] for value in state)
-            shares = _shares(extras.zoneout, own, data, rows, order, seed if training else None, i)
-            data, final = _layer(cell, decision, data, *parts, own, shares, rows, extras, lengths)
+            drawn = (seed if training else None, i, rows, order, begins)
+            shares = _shares(extras.zoneout, own, data, *drawn)
+            anew = None
+            if resets is not None:
+                at = resets if order is None else resets.index_select(1, order)
+                anew = at, None if hx_reset is None else tuple(value[span] for value in hx_reset)
+            inputs = (data, *parts, own, shares, rows, extras, lengths, anew)
+            data, final = _layer(cell, decision, *inputs)
             last.append(final)
         return data, tuple(torch.cat(values) for values in zip(*last, strict=True))
 
@@ -122,7 +141,7 @@ def recurrent(
         return all_rows(run, input, hx, lengths)
     if batch_sizes is None:
         return run(input, hx, Rows(input.shape[0], input.shape[1]), None)
-    return run(input, hx, packed_rows(batch_sizes), order)
+    return run(input, hx, packed_rows(batch_sizes, hx[0].shape[1]), order)
 
 
 def _takes_lengths(decision: Decision, lengths: Tensor, extras: Extras) -> bool:
@@ -140,10 +159,11 @@ def _shares(
     probabilities: tuple[float, ...],
     state: States,
     data: Tensor,
-    rows: Rows,
-    order: Tensor | None,
     seed: Tensor | None,
     layer: int,
+    rows: Rows,
+    order: Tensor | None,
+    begins: Tensor | None,
 ) -> Tensor | None:
     """The shares of a layer's states that zoneout keeps: (N, M, Z, H), or None without.
 
@@ -157,12 +177,12 @@ def _shares(
         )
     members, _, hidden = state[0].shape
     ones = data.new_ones(*data.shape[:-1], members * hidden)
-    found = []
+    found, places = [], (rows, order, begins)
     for i, probability in enumerate(probabilities):
         if seed is None or probability == 0:
             share = ones * probability
         else:
-            kept = _dropout(ones, probability, seed, STREAMS * layer + 1 + i, rows, order)
+            kept = _dropout(ones, probability, seed, STREAMS * layer + 1 + i, *places)
             share = (kept == 0).to(data.dtype)
         found.append(share.view(-1, members, hidden))
     return torch.stack(found, 2)
@@ -202,12 +222,13 @@ def _layer(
     rows: Rows,
     extras: Extras,
     lengths: Tensor | None,
+    anew: tuple[Tensor, States | None] | None,
 ) -> tuple[Tensor, States]:
     h0, c0 = state[0], state[1] if len(state) > 1 else None
     inputs: tuple[Any, ...] = (data, *weights, h0, c0, shares)
     if decision.engine == "reference":
         norm = norms if extras.layer_norm else None
-        y, h_n, last = reference.directions(cell, inputs, rows, layer_norm=norm)
+        y, h_n, last = reference.directions(cell, inputs, rows, layer_norm=norm, anew=anew)
         return y, (h_n,) if last is None else (h_n, last)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     engine, recompute = decision.engine, extras.recompute

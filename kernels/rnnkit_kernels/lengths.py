@@ -16,10 +16,10 @@ States = tuple[Tensor, ...]
 Run = Callable[[Tensor, States, Rows, Tensor | None], tuple[Tensor, States]]
 
 
-def packed_rows(batch_sizes: Tensor) -> Rows:
-    """The rows of a PackedSequence, on the CPU as torch keeps its batch sizes."""
+def packed_rows(batch_sizes: Tensor, batch: int) -> Rows:
+    """The rows of packed sequences, `batch` of them."""
     offsets = batch_sizes.cumsum(0) - batch_sizes
-    return Rows(batch_sizes.shape[0], int(batch_sizes[0]), batch_sizes, offsets)
+    return Rows(batch_sizes.shape[0], batch, batch_sizes, offsets)
 
 
 def on_host(lengths: Tensor, decision: Decision) -> bool:
@@ -78,7 +78,7 @@ def only_real_rows(run: Run, input: Tensor, hx: States, lengths: Tensor) -> tupl
     data, last = run(
         packed.data,
         tuple(value[:, :running].contiguous() for value in start),
-        packed_rows(packed.batch_sizes),
+        packed_rows(packed.batch_sizes, running),
         order[:running],
     )
     output, _ = pad_packed_sequence(PackedSequence(data, packed.batch_sizes), total_length=steps)

@@ -32,6 +32,8 @@ from rnnkit_kernels.recurrence.rows import Rows
 
 Tensors = tuple[Tensor, ...]
 State = Tensors
+# Where sequences begin anew, and from which state.
+Anew = tuple[Tensor, State | None]
 # (x_gates, state, weight_hh, bias_hh, cell_weights, layer_norm) -> the new state. The last argument
 # is () or gain and shift of W_hh h, then those of c.
 Step = Callable[[Tensor, State, Tensor, Tensor | None, Tensors, Tensors], State]
@@ -221,6 +223,7 @@ def layer(
     reverse: bool = False,
     *,
     layer_norm: Tensors | None = None,
+    anew: Anew | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One layer in one direction, step by step.
 
@@ -241,6 +244,9 @@ def layer(
         reverse: whether t falls.
         layer_norm: gain_ih, shift_ih, gain_hh and shift_hh, (G·H,) each, and for cells with a c
             gain_c and shift_c, (H,) each; or None for no layer normalisation.
+        anew: resets, bool (T, B): a boundary before step t of sequence b, which no state crosses;
+            and the state that follows it, (P,) and (H,), or None for zeros. For rows that are dense
+            or padded; no boundary lies past a length.
 
     Returns:
         y as `x` with P for D, zero in rows that belong to no step; h_n (B, P); c_n (B, H) or None.
@@ -277,6 +283,9 @@ def layer(
     order = range(rows.steps)
     for t in reversed(order) if reverse else order:
         first, count = steps[t]
+        boundary = t + 1 if reverse else t
+        if anew is not None and boundary < rows.steps:
+            state = chosen(state, anew[0][boundary], anew[1])
         before = tuple(value[:count] for value in state)
         now = slice(first, first + count)
         new = STEPS[cell](x_gates[now], before, weight_hh, bias_hh, vectors, norm_hh)
@@ -300,6 +309,20 @@ def layer(
     return y.view(*x.shape[:-1], h0.shape[-1]), state[0], state[1] if len(state) > 1 else None
 
 
+def chosen(state: State, where: Tensor, other: State | None) -> State:
+    """The other state, or zeros, for some sequences; what is not chosen may be NaN.
+
+    Args:
+        state: (..., B, ·) each.
+        where: bool (..., B).
+        other: broadcast against `state`.
+    """
+    mask = where.unsqueeze(-1)
+    if other is None:
+        return tuple(value.masked_fill(mask, 0) for value in state)
+    return tuple(torch.where(mask, a.to(b.dtype), b) for a, b in zip(other, state, strict=True))
+
+
 def directions(
     cell: str,
     inputs: Sequence[Any],
@@ -307,6 +330,7 @@ def directions(
     reverse: bool = False,
     *,
     layer_norm: Sequence[Tensors] | None = None,
+    anew: Anew | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One layer in one direction or both, as `ops.recurrence` runs it.
 
@@ -316,6 +340,7 @@ def directions(
             (N, M, Z, H).
         reverse: whether t falls for the first direction; a second goes the other way.
         layer_norm: as for `layer`, one entry a direction.
+        anew: as for `layer`, the state leading with the direction.
 
     Returns:
         y as `x` with M·P for D; h_n (M, B, P); c_n (M, B, H) or None.
@@ -326,7 +351,12 @@ def directions(
         own = [None if tensor is None else tensor[m] for tensor in (*weights, h0, c0)]
         shares = None if zoneout is None else zoneout[:, m]
         norm = None if layer_norm is None else layer_norm[m]
-        found.append(layer(cell, (x, *own, shares), rows, reverse != (m == 1), layer_norm=norm))
+        after = None
+        if anew is not None:
+            after = anew[0], None if anew[1] is None else tuple(value[m] for value in anew[1])
+        inputs_of = (x, *own, shares)
+        backwards = reverse != (m == 1)
+        found.append(layer(cell, inputs_of, rows, backwards, layer_norm=norm, anew=after))
     y, h_n, c_n = zip(*found, strict=True)
     last = None if c0 is None else torch.stack(c_n)
     return torch.cat(y, -1), torch.stack(h_n), last

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from rnnkit.nn.inputs import States, check_dtype, checked_state
+from rnnkit.nn.inputs import (
+    States,
+    check_dtype,
+    check_reset_state,
+    checked_resets,
+    checked_state,
+)
 from rnnkit.nn.options import (
     Zoneout,
     check_dropout,
@@ -256,7 +262,12 @@ class Recurrent(nn.Module, ABC):
         return None if found is None else (found[0].transpose(0, 1), *found[1:])
 
     def _run(
-        self, input: Tensor | PackedSequence, hx: States | None, lengths: Tensor | None
+        self,
+        input: Tensor | PackedSequence,
+        hx: States | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        hx_reset: States | None,
     ) -> tuple[Tensor | PackedSequence, States]:
         """Check, bring into (T, B, D), run, and bring back."""
         name = type(self).__name__
@@ -292,10 +303,14 @@ class Recurrent(nn.Module, ABC):
             raise ValueError(
                 "lengths need a batched 3-D input, got 2-D: cut the sequence to its length instead"
             )
+        if resets is not None or hx_reset is not None:
+            kind = "packed" if packed is not None else "padded" if batched else "unbatched"
+            resets = checked_resets(name, resets, hx_reset is not None, kind, data)
         if not batched:
             data = data.unsqueeze(1)
         elif packed is None and self.batch_first:
             data = data.transpose(0, 1)
+            resets = None if resets is None else resets.transpose(0, 1)
         batch = int(packed.batch_sizes[0]) if packed is not None else data.shape[1]
         layers = self.num_layers * self._directions
         sizes = (self._output_size, self.hidden_size)[: self._states]
@@ -305,6 +320,8 @@ class Recurrent(nn.Module, ABC):
             hx = tuple(data.new_zeros(shape) for shape in shapes)
         else:
             hx = checked_state(data, hx, shapes, batched, order)
+        if hx_reset is not None:
+            check_reset_state(data, hx_reset, [(layers, size) for size in sizes])
         output, last = recurrent(
             self._cell,
             data,
@@ -321,6 +338,8 @@ class Recurrent(nn.Module, ABC):
             backend=self.backend,
             extras=self._extras,
             order=order,
+            resets=resets,
+            hx_reset=hx_reset,
         )
         if packed is not None:
             if packed.unsorted_indices is not None:

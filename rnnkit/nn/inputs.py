@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rnnkit_kernels.functional import autocasts
@@ -10,12 +11,13 @@ from rnnkit_kernels.functional import autocasts
 States = tuple[Tensor, ...]
 
 
-def check_pair(name: str, hx: Any) -> None:
+def check_pair(name: str, hx: Any, which: str = "hx") -> None:
     """Refuse what is no pair of tensors, with torch's exception types.
 
     Args:
         name: of the layer or cell, for the message.
         hx: what the caller gave for (h, c).
+        which: the argument, for the message.
 
     Raises:
         TypeError: something in it is no tensor.
@@ -24,7 +26,7 @@ def check_pair(name: str, hx: Any) -> None:
     several = isinstance(hx, tuple | list)
     kinds = [type(h).__name__ for h in hx] if several else [type(hx).__name__]
     got = f"{', '.join(kinds)} ({len(kinds)} of 2)" if several else kinds[0]
-    message = f"{name}: expected hx to be a pair (h, c) of tensors, got {got}"
+    message = f"{name}: expected {which} to be a pair (h, c) of tensors, got {got}"
     if not isinstance(hx, Tensor) and not (several and all(isinstance(h, Tensor) for h in hx)):
         raise TypeError(message)
     if not several or len(hx) != 2:
@@ -90,3 +92,68 @@ def checked_state(
                 f"{value.device}: they must agree"
             )
     return hx if order is None else tuple(value.index_select(1, order) for value in hx)
+
+
+def checked_resets(
+    name: str, resets: Any, has_state: bool, kind: str, data: Tensor
+) -> Tensor | None:
+    """Refuse `resets` that do not fit the input; what they are, on the device of the input.
+
+    Args:
+        name: of the layer, for the message.
+        resets: what the caller gave.
+        has_state: whether the caller gave `hx_reset`, which means nothing without resets.
+        kind: "packed", "padded" or "unbatched".
+        data: the input as the caller gave it.
+
+    Raises:
+        TypeError: `resets` is no tensor.
+        ValueError: a packed or unbatched input, another dtype than bool, another shape, or a state
+            after resets where there are none.
+    """
+    if resets is None:
+        raise ValueError(f"{name}: hx_reset is the state after a reset, and there are no resets")
+    if not isinstance(resets, Tensor):
+        raise TypeError(
+            f"{name}: expected resets to be a tensor of booleans, got {type(resets).__name__}"
+        )
+    if kind == "packed":
+        raise ValueError(
+            "resets go with a padded input, not with a PackedSequence: pad it and give lengths"
+        )
+    if kind == "unbatched":
+        raise ValueError("resets need a batched 3-D input, got 2-D: unsqueeze the batch dimension")
+    if resets.dtype != torch.bool:
+        raise ValueError(f"resets must be booleans, got {resets.dtype}: resets.bool()")
+    if resets.shape != data.shape[:2]:
+        raise ValueError(
+            f"expected resets of the input's first two dimensions, {tuple(data.shape[:2])}, got "
+            f"{tuple(resets.shape)}"
+        )
+    return resets.to(data.device)
+
+
+def check_reset_state(data: Tensor, hx_reset: States, shapes: Sequence[tuple[int, int]]) -> None:
+    """Refuse a state after resets of another shape or device.
+
+    Args:
+        data: the input.
+        hx_reset: of h, and c where there is one.
+        shapes: (L·directions, ·) of each: as hx, without the batch.
+
+    Raises:
+        RuntimeError: another shape, dtype or device.
+    """
+    for i, (value, expected) in enumerate(zip(hx_reset, shapes, strict=True)):
+        if tuple(value.shape) != expected:
+            which = f"hx_reset[{i}] size" if len(hx_reset) > 1 else "hx_reset size"
+            raise RuntimeError(
+                f"Expected {which} {expected}, got {list(value.shape)}: one state for all "
+                "sequences, (num_layers·directions, hidden)"
+            )
+        same = value.dtype == data.dtype or autocasts(data.device)
+        if value.device != data.device or not same:
+            raise RuntimeError(
+                f"input is {data.dtype} on {data.device}, hx_reset {value.dtype} on "
+                f"{value.device}: they must agree"
+            )

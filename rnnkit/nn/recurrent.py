@@ -139,6 +139,8 @@ class LSTM(Recurrent):
         hx: tuple[Tensor, Tensor] | None = None,
         *,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        hx_reset: tuple[Tensor, Tensor] | None = None,
     ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
         """Run the layer.
 
@@ -147,22 +149,39 @@ class LSTM(Recurrent):
             hx: h0 (L·directions, B, P or H) and c0 (L·directions, B, H); zeros if left out. Without
                 the batch dimension for an unbatched input.
             lengths: integers (B,), unsorted, zeros allowed: steps of each sequence that are real.
+            resets: booleans (T, B), or (B, T) with `batch_first`: true where a sequence begins anew
+                at a step, such as the first of an episode. The state before that step is
+                `hx_reset`, whatever it was, and no gradient passes; backward in time the state
+                after that step goes no further. True past a length changes nothing. On a GPU the
+                host waits for them.
+            hx_reset: the state after a reset, (L·directions, P or H) and (L·directions, H), one for
+                all sequences; zeros if left out. It may be a parameter.
 
         Returns:
             output (T, B, directions·(P or H)), zero past each length, shaped and packed as the
             input; and (h_n, c_n) shaped as `hx`, at each sequence's last real step.
 
         Raises:
-            ValueError: a wrong dtype or number of dimensions, or lengths outside [0, T].
+            ValueError: a wrong dtype or number of dimensions, lengths outside [0, T], or resets
+                with an input that is packed or unbatched.
             RuntimeError: a wrong width, initial state or device.
         """
-        if lengths is None and (hx is None or type(hx) is tuple):
+        if (
+            lengths is None
+            and resets is None
+            and hx_reset is None
+            and (hx is None or type(hx) is tuple)
+        ):
             found = self._run_fast_path(input, hx)
             if found is not None:
                 return found[0], (found[1], found[2])
         if hx is not None:
             check_pair("LSTM", hx)
-        output, (h_n, c_n) = self._run(input, None if hx is None else tuple(hx), lengths)
+        if hx_reset is not None:
+            check_pair("LSTM", hx_reset, "hx_reset")
+            hx_reset = (hx_reset[0], hx_reset[1])
+        start = None if hx is None else tuple(hx)
+        output, (h_n, c_n) = self._run(input, start, lengths, resets, hx_reset)
         return output, (h_n, c_n)
 
 
@@ -175,17 +194,23 @@ class _OneState(Recurrent):
         hx: Tensor | None = None,
         *,
         lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        hx_reset: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """Run the layer; arguments, results and errors as `LSTM.forward`'s, with hx = h0 alone."""
-        if lengths is None:
+        if lengths is None and resets is None and hx_reset is None:
             found = self._run_fast_path(input, None if hx is None else (hx,))
             if found is not None:
                 return found[0], found[1]
-        if hx is not None and not isinstance(hx, Tensor):
-            raise TypeError(
-                f"{type(self).__name__}: expected hx to be one tensor h_0, got {type(hx).__name__}"
-            )
-        output, (h_n,) = self._run(input, None if hx is None else (hx,), lengths)
+        for which, value in (("hx", hx), ("hx_reset", hx_reset)):
+            if value is not None and not isinstance(value, Tensor):
+                raise TypeError(
+                    f"{type(self).__name__}: expected {which} to be one tensor h_0, got "
+                    f"{type(value).__name__}"
+                )
+        start = None if hx is None else (hx,)
+        anew = None if hx_reset is None else (hx_reset,)
+        output, (h_n,) = self._run(input, start, lengths, resets, anew)
         return output, h_n
 
 

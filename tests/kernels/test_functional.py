@@ -301,3 +301,14 @@ def test_states_of_another_dtype_are_cast_under_autocast() -> None:
         expected = run(layer, x, tuple(value.half() for value in state), backend="triton")
     for a, b in zip(found, expected, strict=True):
         assert torch.equal(a, b)
+
+
+def test_resets_that_do_not_fit_are_refused() -> None:
+    layer, x, state = setup("gru")
+    for resets in (torch.zeros(6, 4), torch.zeros(4, 6, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"booleans \(6, 4\), as the input, got"):
+            run(layer, x, state, resets=resets)
+    with pytest.raises(ValueError, match="not with batch_sizes"):
+        run(layer, x, state, resets=torch.zeros(6, 4).bool(), batch_sizes=torch.tensor([4]))
+    with pytest.raises(RuntimeError, match="sequence length to be larger than 0"):
+        run(layer, x[:0], state, resets=torch.zeros(0, 4).bool())

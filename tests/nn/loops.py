@@ -89,9 +89,17 @@ def parameters_of(layer: Any, index: int, reverse: bool) -> Weights:
     }
 
 
-def run(layer: Any, input: Tensor, hx: Any, lengths: list[int]) -> tuple[Tensor, Any]:
+def run(
+    layer: Any,
+    input: Tensor,
+    hx: Any,
+    lengths: list[int],
+    resets: Tensor | None = None,
+    hx_reset: Any = None,
+) -> tuple[Tensor, Any]:
     """The whole layer in evaluation: (T, B, D), and states as the layer takes them."""
     starts, ends = tensors(hx), []
+    anew = tensors(hx_reset) or [torch.zeros_like(value[:, 0]) for value in starts]
     directions = 2 if layer.bidirectional else 1
     for index in range(layer.num_layers):
         parts = []
@@ -101,10 +109,15 @@ def run(layer: Any, input: Tensor, hx: Any, lengths: list[int]) -> tuple[Tensor,
             for b, length in enumerate(lengths):
                 states = [value[directions * index + reverse, b] for value in starts]
                 outputs: list[Tensor] = []
-                for x in input[:length, b].flip(0) if reverse else input[:length, b]:
-                    states = step(layer, x, states, weights)
+                for t in reversed(range(length)) if reverse else range(length):
+                    boundary = t + 1 if reverse else t  # that was crossed to come here
+                    if resets is not None and boundary < length and resets[boundary, b]:
+                        states = [value[directions * index + reverse] for value in anew]
+                    states = step(layer, input[t, b], states, weights)
                     outputs.append(states[0])
-                output = torch.stack(outputs[::-1] if reverse else outputs)
+                width = layer.proj_size or layer.hidden_size
+                rows = outputs[::-1] if reverse else outputs
+                output = torch.stack(rows) if rows else input.new_zeros(0, width)
                 columns.append(pad(output, (0, 0, 0, len(input) - length)))
                 last.append(states)
             parts.append(torch.stack(columns, 1))

@@ -115,13 +115,14 @@ def test_the_interpreter_draws_what_the_loop_draws() -> None:
         loop = copy.deepcopy(layer)
         loop.backend = "eager"
         x = torch.randn(3, 3, 3)
+        resets = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 0, 1]]).bool()
         found = []
         for model in (layer, loop):
             own = leaf(x)
             packed = pack_padded_sequence(own, torch.tensor([2, 3, 1]), enforce_sorted=False)
             torch.manual_seed(3)
             output, last = model(packed)
-            result = (output.data, last)
+            result = (output.data, last, model(own, resets=resets))
             found.append([*tensors(result), *gradients(result, [own, *model.parameters()])])
         assert_close(*found, rtol=1e-5, atol=2e-5)
         print([rnnkit.explain(model, x).decision.engine for model in (layer, loop)])

@@ -318,6 +318,11 @@ def _triton(
     return _transformed() or Decision(engine, found.reason, found)
 
 
+def by_definition(extras: Extras) -> bool:
+    """Whether a call with lengths or resets runs by the definition, which reads neither."""
+    return extras.layer_norm or _transformed() is not None
+
+
 def _transformed() -> Decision | None:
     """Under functorch transforms and forward-mode AD operators would lose tangents silently."""
     if torch._C._are_functorch_transforms_active():

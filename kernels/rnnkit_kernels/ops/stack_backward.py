@@ -166,7 +166,7 @@ def by_definition(
     finals = []
     for m in range(h0.shape[0]):
         if m > 0 and dropout > 0 and seed is not None:
-            place = (STREAMS * (m - 1), rows.batch, rows.offsets, order)
+            place = (STREAMS * (m - 1), rows.batch, rows.offsets, order, None)
             x = definition(x, dropout, seed, *place)
         own = member(m, weight_hh, bias_ih, bias_hh, cell_weights, h0, c0)
         w_hh, b_ih, b_hh, weights, h, c = own

@@ -34,6 +34,7 @@ def dropout(
     layer: int,
     rows: Rows,
     order: Tensor | None = None,
+    begins: Tensor | None = None,
 ) -> Tensor:
     """Zero each element of `x` with the given probability and scale the others by 1 / (1 − p).
 
@@ -48,6 +49,8 @@ def dropout(
         layer: in [0, 2³¹); layers that share a seed differ in it.
         rows: which rows belong to a step, on x's device.
         order: int64 (B,), the original index of each sorted sequence; None for the identity.
+        begins: int64 (B,), the step t at which each sorted sequence begins where it is a segment
+            of a longer one; None for 0.
 
     Returns:
         As `x`; `x` itself when p is 0.
@@ -63,7 +66,8 @@ def dropout(
         )
     if probability == 0:
         return x
-    return _masked(x, float(probability), seed, layer, rows.batch, rows.offsets, order)
+    places = (rows.batch, rows.offsets, order, begins)
+    return _masked(x, float(probability), seed, layer, *places)
 
 
 def _masked(x: Tensor, *others: Any) -> Tensor:
@@ -81,6 +85,7 @@ def definition(
     batch: int,
     offsets: Tensor | None,
     order: Tensor | None,
+    begins: Tensor | None,
 ) -> Tensor:
     """`dropout` in plain PyTorch; `batch` and `offsets` are those of `Rows`."""
     row = torch.arange(math.prod(x.shape[:-1]), device=x.device)
@@ -89,6 +94,8 @@ def definition(
     else:
         step = steps(row, first)
         sequence = row - first[step]
+    if begins is not None:
+        step = step + begins[sequence]
     if order is not None:
         sequence = order[sequence]
     kept = keep(probability, seed, layer, step[:, None], sequence[:, None], x.shape[-1])
@@ -105,9 +112,10 @@ def _operator(
     batch: int,
     offsets: Tensor | None,
     order: Tensor | None,
+    begins: Tensor | None,
 ) -> Tensor:
     """`definition`, opaque to `torch.compile`; on a GPU a Triton kernel."""
-    return definition(x.contiguous(), probability, seed, layer, batch, offsets, order)
+    return definition(x.contiguous(), probability, seed, layer, batch, offsets, order, begins)
 
 
 @_operator.register_kernel("cuda")
@@ -127,14 +135,14 @@ def _(x: Tensor, *others: Any) -> Tensor:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    _, ctx.probability, seed, ctx.layer, ctx.batch, offsets, order = inputs
-    ctx.save_for_backward(seed, offsets, order)
+    _, ctx.probability, seed, ctx.layer, ctx.batch, *places = inputs
+    ctx.save_for_backward(seed, *places)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    seed, offsets, order = ctx.saved_tensors
-    masked = _masked(gradient, ctx.probability, seed, ctx.layer, ctx.batch, offsets, order)
-    return masked, None, None, None, None, None, None
+    seed, *places = ctx.saved_tensors
+    masked = _masked(gradient, ctx.probability, seed, ctx.layer, ctx.batch, *places)
+    return masked, *[None] * 7
 
 
 _operator.register_autograd(_backward, setup_context=_save)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import pytest
@@ -15,15 +15,21 @@ from torch import Tensor
 from torch.func import grad, jvp, vmap
 from torch.nn.utils.rnn import pack_padded_sequence
 
+from rnnkit_kernels.lengths import packed_rows
 from rnnkit_kernels.random.dropout import _operator, dropout
 from rnnkit_kernels.random.philox import keep, threshold
 from rnnkit_kernels.random.philox import philox as philox_words
 from rnnkit_kernels.recurrence.rows import Rows
+from rnnkit_kernels.resets import Segments, find_segments
 
 STEPS, BATCH, FEATURES, LAYER = 6, 4, 21, 3
 LENGTHS = torch.tensor([2, 6, 1, 5])
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-STORAGES = ("dense", "packed", "padded")
+STORAGES = ("dense", "packed", "padded", "segments")
+# Where sequences of the last storage begin anew.
+RESETS = torch.tensor(
+    [[0, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0] * 4]
+)
 # Random123's known answers for philox4x32-10: counter, key, words.
 KNOWN = [
     (
@@ -52,14 +58,21 @@ class Stored:
     x: Tensor
     rows: Rows
     order: Tensor | None
+    segments: Segments | None = None
+
+    @property
+    def begins(self) -> Tensor | None:
+        return None if self.segments is None else self.segments.begins
 
     def drop(self, probability: float = 0.4, seed: Tensor | None = None) -> Tensor:
         seed = seed_of() if seed is None else seed
-        return dropout(self.x, probability, seed, LAYER, self.rows, self.order)
+        return dropout(self.x, probability, seed, LAYER, self.rows, self.order, self.begins)
 
     def back(self, y: Tensor) -> Tensor:
         """(T, B, F) in the original order, zero past each length."""
         inside = torch.arange(STEPS)[:, None] < LENGTHS
+        if self.segments is not None:
+            return self.segments.unpack(y)
         if self.order is None:
             return y.masked_fill(~inside[..., None], 0)
         there = inside[:, self.order]
@@ -72,6 +85,11 @@ def stored(storage: str, dtype: torch.dtype = torch.float32) -> Stored:
     x = torch.randn(STEPS, BATCH, FEATURES, generator=torch.Generator().manual_seed(0)).to(dtype)
     if storage == "dense":
         return Stored(storage, x, Rows(STEPS, BATCH), None)
+    if storage == "segments":
+        segments = find_segments(RESETS.bool(), LENGTHS, on_host=True)
+        assert segments is not None
+        rows = packed_rows(segments.batch_sizes, len(segments.sequence))
+        return Stored(storage, segments.pack(x), rows, segments.sequence, segments)
     lengths, order = LENGTHS.sort(descending=True)
     packed = pack_padded_sequence(x[:, order], lengths)
     sizes = packed.batch_sizes
@@ -134,7 +152,7 @@ def test_an_element_takes_the_word_of_its_counter() -> None:
         assert bool(kept[t, b, feature]) == (word >= int(0.3 * 2**32))
 
 
-@pytest.mark.parametrize("storage", ["packed", "padded"])
+@pytest.mark.parametrize("storage", ["packed", "padded", "segments"])
 def test_every_storage_drops_the_same_elements(storage: str) -> None:
     dense, other = stored("dense"), stored(storage)
     assert torch.equal(dense.back(dense.drop()), other.back(other.drop()))
@@ -205,7 +223,7 @@ def test_wrong_arguments_are_named() -> None:
 @pytest.mark.parametrize("storage", STORAGES)
 def test_operator_passes_opcheck(storage: str) -> None:
     case = stored(storage)
-    others = (0.5, seed_of(), LAYER, BATCH, case.rows.offsets, case.order)
+    others = (0.5, seed_of(), LAYER, case.rows.batch, case.rows.offsets, case.order, case.begins)
     torch.library.opcheck(_operator, (case.x.requires_grad_(), *others))
     torch.library.opcheck(_operator, (case.x.detach().half().mT.contiguous().mT, *others))
 
@@ -215,7 +233,7 @@ def test_first_and_second_gradients_are_exact(storage: str) -> None:
     case = stored(storage, torch.float64)
 
     def run(x: Tensor) -> Tensor:
-        return Stored(storage, x, case.rows, case.order).drop()
+        return replace(case, x=x).drop()
 
     x = case.x.requires_grad_()
     torch.autograd.gradcheck(run, x, fast_mode=True)
@@ -237,7 +255,7 @@ def test_transforms_by_their_values(storage: str) -> None:
     case = stored(storage, torch.float64)
 
     def run(x: Tensor, seed: Tensor | None = None) -> Tensor:
-        return Stored(storage, x, case.rows, case.order).drop(0.5, seed)
+        return replace(case, x=x).drop(0.5, seed)
 
     factor = torch.where(case.drop(0.5) != 0, 2.0, 0.0).double()
     tangent = torch.randn_like(case.x)
@@ -279,7 +297,7 @@ def test_a_compiled_function_draws_from_the_seeds_value(
     case, seed = stored(storage), seed_of()
 
     def step(x: Tensor, seed: Tensor) -> tuple[Tensor, Tensor]:
-        y = Stored(storage, x, case.rows, case.order).drop(0.5, seed)
+        y = replace(case, x=x).drop(0.5, seed)
         return y, y.square().sum()
 
     torch._dynamo.reset()
@@ -352,9 +370,8 @@ def test_the_kernel_equals_the_definition(
     case = stored(storage, dtype)
     # bfloat16: the interpreter doesn't round, so only a power of two comes out right.
     for p in (0.5, 1.0) if dtype == torch.bfloat16 else (0.1, 0.5, 1.0):
-        y = kernels.dropout(
-            case.x, p, seed_of(), LAYER, case.rows.batch, case.rows.offsets, case.order
-        )
+        places = (case.rows.batch, case.rows.offsets, case.order, case.begins)
+        y = kernels.dropout(case.x, p, seed_of(), LAYER, *places)
         assert y.dtype == dtype
         assert torch.equal(y, case.drop(p))
 
@@ -362,7 +379,7 @@ def test_the_kernel_equals_the_definition(
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 700, 3), (2, 3, 600), (5, 3, 64), (4, 0, 8)])
 def test_the_kernel_covers_every_width(kernels: ModuleType, shape: tuple[int, int, int]) -> None:
     x = torch.ones(shape)
-    y = kernels.dropout(x, 0.2, seed_of(), LAYER, shape[1], None, None)
+    y = kernels.dropout(x, 0.2, seed_of(), LAYER, shape[1], None, None, None)
     assert torch.equal(y, dropout(x, 0.2, seed_of(), LAYER, Rows(*shape[:2])))
 
 
@@ -375,12 +392,14 @@ from rnnkit_kernels.random.kernels import dropout_tile
 
 types = dict(
     x="*bf16", out="*bf16", seed="*i64", steps="*i64", offsets="*i64", order="*i64",
-    layer="i32", batch="i32", rows="i32", threshold="i64", scale="fp64",
+    begins="*i64", layer="i32", batch="i32", rows="i32", threshold="i64", scale="fp64",
 )
-for capability, packed in itertools.product((80, 90, 100), (False, True)):
+for capability, storage in itertools.product((80, 90, 100), (0, 1, 2)):
     constants = dict(FEATURES=1000, BLOCK_ROWS=4, BLOCK_FEATURES=512)
-    if not packed:
+    if storage == 0:
         constants |= dict(steps=None, offsets=None, order=None)
+    if storage < 2:
+        constants |= dict(begins=None)
     names = dropout_tile.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     source = ASTSource(
@@ -410,7 +429,7 @@ def test_the_kernel_compiles_to_wide_accesses_without_an_exchange() -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["0 True True"] * 6 + ["[]"]
+    assert done.stdout.splitlines() == ["0 True True"] * 9 + ["[]"]
 
 
 @pytest.mark.gpu
@@ -418,12 +437,13 @@ def test_the_kernel_compiles_to_wide_accesses_without_an_exchange() -> None:
 @pytest.mark.parametrize("storage", STORAGES)
 def test_a_gpu_equals_the_definition(storage: str, dtype: torch.dtype) -> None:
     case = stored(storage, dtype)
-    ones = Stored(storage, torch.ones_like(case.x), case.rows, case.order)
+    ones = replace(case, x=torch.ones_like(case.x))
     rows = case.rows.to(torch.device("cuda"))
     order = None if case.order is None else case.order.cuda()
+    begins = None if case.begins is None else case.begins.cuda()
     for p in (0.1, 0.5, 1.0):
         x = case.x.cuda().requires_grad_()
-        y = dropout(x, p, seed_of().cuda(), LAYER, rows, order)
+        y = dropout(x, p, seed_of().cuda(), LAYER, rows, order, begins)
         (gradient,) = torch.autograd.grad(y.sum(), x)
         assert torch.equal(y.cpu(), case.drop(p))
         assert torch.equal(gradient.cpu(), ones.drop(p))
