@@ -39,6 +39,7 @@ class Case:
         layers: L.
         directions: 1 or 2.
         ragged: whether lengths differ: evenly spread between T / 4 and T.
+        reset_every: the mean number of steps after which a sequence begins anew; 0: never does.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Case:
     layers: int = 1
     directions: int = 1
     ragged: bool = False
+    reset_every: int = 0
 
     def lengths(self) -> list[int]:
         """B lengths, shuffled by a fixed stride; all T where the case is not ragged."""
@@ -81,11 +83,13 @@ class Case:
         layers = f", {self.layers} layers" * (self.layers > 1)
         return f"{sizes}{layers}{', both directions' * (self.directions > 1)}" + (
             ", lengths differ" * self.ragged
+            + f", resets every {self.reset_every} steps" * (self.reset_every > 0)
         )
 
 
 _PERSISTENT = Case("persistent-1024", "cuDNN's best regime", 512, 32, 1024, 1024)
 _MANY = (1, 64, 128, 256)
+_ROLLOUT = Case("rl", "recurrent PPO", 128, 64, 256, 256)
 _SWEPT = Case("sweep", "cost against one size", 64, 32, 256, 512)
 
 # In order of importance: a run that has to stop has measured the first.
@@ -109,6 +113,7 @@ CASES = {
         ),
         Case("many-rows", "time series, reinforcement learning", 128, 4096, 64, 64),
         Case("long", "audio, logs", 8192, 4, 512, 512),
+        *(replace(_ROLLOUT, name=f"rl-{n}", reset_every=n) for n in (10, 100)),
         *(replace(_PERSISTENT, name=f"persistent-1024-b{b}", batch=b) for b in _MANY),
         *(replace(_SWEPT, name=f"sweep-h-{h}", hidden=h) for h in (2**k for k in range(5, 12))),
         *(replace(_SWEPT, name=f"sweep-b-{b}", batch=b) for b in (2**k for k in range(13))),

@@ -300,6 +300,8 @@ class Suite:
         """Of the group and mode, measured once; None where the floor can't be measured."""
         if not self.request.floors or "failed" in self.results.floor:
             return None
+        if work.resets is not None:
+            return None  # how many steps wait for each other depends on where the resets are
         for record in self.results.of(work.case.name, work.cell, work.dtype):
             if record.mode == mode and record.floor_seconds is not None:
                 return record.floor_seconds

@@ -25,7 +25,7 @@ def grid() -> list[Case]:
     layer's speed on ragged input is taken for the same.
     """
     named = [case for name, case in CASES.items() if not name.startswith("sweep-")]
-    found = [case for case in named if not case.ragged]
+    found = [case for case in named if not case.ragged and not case.reset_every]
     for layers, directions in ((1, 1), (1, 2), (2, 1)):
         for hidden in (256, 512, 1024, 128, 192, 384, 768, 1536, 64):
             for batch in (32, 128, 8, 512, 1, 3):
@@ -44,7 +44,7 @@ def entries(results: Results) -> Iterator[tables.Entry]:
             found.setdefault((record.case, record.cell, record.dtype), []).append(record)
     for (name, cell, dtype), records in found.items():
         case = results.cases[name]
-        if case.ragged:
+        if case.ragged or case.reset_every:
             continue
         times: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
         for record in records:

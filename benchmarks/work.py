@@ -27,7 +27,9 @@ class Work:
         states: h0, and c0 for the LSTM: (L·directions, B, H).
         weights: as torch.nn names and orders them.
         lengths: int64 (B,) on the CPU, or None where all are T.
-        arriving: gradients of the output (T, B, directions·H), of h_n, and of c_n.
+        resets: bool (T, B), where sequences begin anew with a state of zeros, or None.
+        arriving: gradients of the output (T, B, directions·H), of h_n, and of c_n; of the output
+            alone where there are resets, for it is all that a policy learns from.
     """
 
     case: Case
@@ -37,6 +39,7 @@ class Work:
     states: list[Tensor]
     weights: dict[str, Tensor]
     lengths: Tensor | None
+    resets: Tensor | None
     arriving: list[Tensor]
 
     @property
@@ -65,11 +68,17 @@ class Work:
         states = [draw(*state) for _ in range(count)]
         arriving = [draw(case.steps, case.batch, case.directions * case.hidden)]
         arriving += [draw(*state) for _ in range(count)]
+        resets = None
+        if case.reset_every:
+            shape = (case.steps, case.batch)
+            resets = torch.rand(shape, generator=generator) < 1 / case.reset_every
+            arriving = arriving[:1]
         if lengths is not None:
             beyond = torch.arange(case.steps)[:, None] >= lengths
             for padded in (x, arriving[0]):
                 padded[beyond] = 0
-        return cls(case, cell, dtype, x, states, weights, lengths, arriving).to(device, kind)
+        tensors = (x, states, weights, lengths, resets, arriving)
+        return cls(case, cell, dtype, *tensors).to(device, kind)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Work:
         """The same work elsewhere, or in another dtype; the tensors are copies."""
@@ -85,6 +94,7 @@ class Work:
             [moved(state) for state in self.states],
             {name: moved(weight) for name, weight in self.weights.items()},
             self.lengths,
+            None if self.resets is None else self.resets.to(device),
             [moved(gradient) for gradient in self.arriving],
         )
 

@@ -38,11 +38,13 @@ def run(
     layers: int,
     directions: int,
     lengths: Tensor | None,
+    resets: Tensor | None = None,
     ahead: bool = True,
 ) -> list[Tensor]:
     """A stack: output (T, B, directions·H), zero past each length, and the final states.
 
-    With `ahead` the input's product is made for all steps before the loop.
+    With `resets`, one way alone, there are no final states. With `ahead` the input's product is
+    made for all steps before the loop.
     """
     steps = x.shape[0]
     inside = None
@@ -54,11 +56,16 @@ def run(
         for direction in range(directions):
             member = layer * directions + direction
             weight_ih, weight_hh, bias_ih, bias_hh = weights[4 * member : 4 * member + 4]
-            x_gates = linear(x, weight_ih, bias_ih) if ahead else None
+            # Unbound: the gradient of each x_gates[t] would be as large as x_gates.
+            x_gates = linear(x, weight_ih, bias_ih).unbind(0) if ahead else None
             h = states[0][member]
             c = states[1][member] if len(states) > 1 else None
             found: list[Tensor] = [h] * steps
             for t in reversed(range(steps)) if direction else range(steps):
+                if resets is not None:
+                    anew = resets[t].unsqueeze(-1)
+                    h = h.masked_fill(anew, 0)
+                    c = None if c is None else c.masked_fill(anew, 0)
                 gates = linear(x[t], weight_ih, bias_ih) if x_gates is None else x_gates[t]
                 new_h, new_c = step(cell, gates, h, c, weight_hh, bias_hh)
                 if inside is not None:
@@ -71,6 +78,8 @@ def run(
             outputs.append(output if inside is None else output * inside)
             last.append([h] if c is None else [h, c])
         x = torch.cat(outputs, 2)
+    if resets is not None:
+        return [x]
     return [x, *(torch.stack(parts) for parts in zip(*last, strict=True))]
 
 
@@ -101,7 +110,7 @@ class Loop:
         if self.compiled:
             torch.compiler.reset()  # or after eight shapes the next would run uncompiled
             call = torch.compile(run)
-        shape = (work.case.layers, work.case.directions, work.lengths, self.ahead)
+        shape = (work.case.layers, work.case.directions, work.lengths, work.resets, self.ahead)
         return Prepared(
             lambda: call(work.cell, leaves[0], states, weights, *shape), leaves, work.arriving
         )

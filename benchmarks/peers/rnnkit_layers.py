@@ -47,7 +47,9 @@ class Layers:
         start: Any = tuple(states) if len(states) > 1 else states[0]
 
         def run() -> Sequence[Tensor]:
-            y, last = layer(x, start, lengths=work.lengths)
+            y, last = layer(x, start, lengths=work.lengths, resets=work.resets)
+            if work.resets is not None:
+                return (y,)
             return (y, *last) if len(states) > 1 else (y, last)
 
         with torch.set_grad_enabled(mode != "inference"):

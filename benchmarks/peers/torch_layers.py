@@ -84,6 +84,8 @@ class TorchLayers:
             enabled = torch.backends.cudnn.enabled
             torch.backends.cudnn.enabled = enabled and self.cudnn
             try:
+                if work.resets is not None:
+                    return (_split_and_padded(layer, x, states, work.resets),)
                 if lengths is None:
                     y, last = layer(x, start)
                 else:
@@ -107,6 +109,28 @@ class TorchLayers:
         kinds = torch.backends.cudnn.CUDNN_TENSOR_DTYPES
         copies = "" if work.x.dtype in kinds else ", weights copied at every call"
         return f"cuDNN {found}{copies}"
+
+
+def _split_and_padded(
+    layer: nn.Module, x: Tensor, states: Sequence[Tensor], resets: Tensor
+) -> Tensor:
+    """The output (T, B, H) over episodes: each cut out, padded to the longest, and put back."""
+    steps, batch = resets.shape
+    begins = resets.t().clone()
+    begins[:, 0] = True
+    first = begins.flatten().nonzero().squeeze(1)
+    lengths = torch.diff(first, append=first.new_tensor([batch * steps]))
+    rows = x.transpose(0, 1).reshape(batch * steps, -1)
+    # By one mask: pad_sequence would copy all that is padded once for each episode, backwards.
+    real = torch.arange(int(lengths.max()), device=x.device) < lengths[:, None]
+    padded = x.new_zeros(*real.shape, x.shape[-1])
+    padded[real] = rows
+    # A sequence's state goes to its first episode, unless that begins with a reset.
+    continues = (first % steps == 0) & ~resets[0][first // steps]
+    starts = [s.index_select(1, first // steps) * continues.unsqueeze(-1) for s in states]
+    y: Tensor
+    y, _ = layer(padded.transpose(0, 1), tuple(starts) if len(starts) > 1 else starts[0])
+    return y.transpose(0, 1)[real].view(batch, steps, -1).transpose(0, 1)
 
 
 PEERS = (TorchLayers(cudnn=True), TorchLayers(cudnn=False))

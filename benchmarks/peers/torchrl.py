@@ -1,7 +1,8 @@
-"""TorchRL's Triton kernels (`pip install torchrl tensordict`), made for rollouts with resets.
+"""TorchRL's layers for rollouts with resets (`pip install torchrl tensordict`).
 
-They take float32 and multiply in float32, TF32 or bfloat16; batch first; and an initial state a
-step, of which only the first counts where nothing is reset.
+On a GPU its Triton kernels: they take float32 and multiply in float32, TF32 or bfloat16; batch
+first; and an initial state a step, of which only the first counts where nothing is reset. On a CPU
+its modules, which cut rollouts into episodes, pad and pack them for torch.nn's layers.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from ..work import Prepared, Work
+from ..work import Prepared, Work, layer_of, leaves_of
 
 PRECISIONS = {
     "fp32": (torch.float32, "ieee"),
@@ -32,8 +33,8 @@ class TorchRL:
         """What they lack."""
         if importlib.util.find_spec("torchrl") is None:
             return "torchrl is not installed"
-        if work.device.type != "cuda":
-            return "TorchRL's kernels are for GPUs"
+        if work.device.type != "cuda" and work.resets is None:
+            return "TorchRL's layers are torch.nn's on a CPU but for resets"
         if work.cell not in ("lstm", "gru"):
             return f"TorchRL has no {work.cell}"
         if work.dtype not in PRECISIONS:
@@ -44,12 +45,16 @@ class TorchRL:
 
     def prepare(self, work: Work, mode: str) -> Prepared:
         """Batch first, in float32."""
+        if work.device.type != "cuda":
+            return _module(work)
         from torchrl.modules.tensordict_module import _rnn_triton
 
         case = work.case
         compute, precision = PRECISIONS[work.dtype]
         function: Any = _rnn_triton.lstm_triton if work.cell == "lstm" else _rnn_triton.gru_triton
-        never = torch.zeros(case.batch, case.steps, dtype=torch.bool, device=work.device)
+        resets = torch.zeros(case.batch, case.steps, dtype=torch.bool, device=work.device)
+        if work.resets is not None:
+            resets = work.resets.t().contiguous()
         x = work.x.float().transpose(0, 1).contiguous()
         leaves = [x, *(t.float().clone() for t in (*work.states, *work.weights.values()))]
         leaves = [tensor.requires_grad_() for tensor in leaves]
@@ -62,10 +67,12 @@ class TorchRL:
             for i in range(case.layers):
                 first = [pad(s[i].unsqueeze(1), (0, 0, 0, case.steps - 1)) for s in states]
                 found = function(
-                    data, *first, *weights[4 * i : 4 * i + 4], never, compute,
+                    data, *first, *weights[4 * i : 4 * i + 4], resets, compute,
                     input_precision=precision,
                 )  # fmt: skip
                 data, last = found[0], [*last, found[-count:]]
+            if work.resets is not None:
+                return (data,)
             return (data, *(torch.stack(parts) for parts in zip(*last, strict=True)))
 
         arriving = [work.arriving[0].float().transpose(0, 1).contiguous()]
@@ -77,6 +84,37 @@ class TorchRL:
 
         engine = "bf16 products, float32 elsewhere" if work.dtype == "bf16" else ""
         return Prepared(run, leaves, arriving, engine, time_first, time_first)
+
+
+def _module(work: Work) -> Prepared:
+    """GRUModule or LSTMModule on a rollout, whose states of all steps but the first count not."""
+    from tensordict import TensorDict
+    from torchrl.modules import GRUModule, LSTMModule, set_recurrent_mode
+
+    case, resets = work.case, work.resets
+    assert resets is not None
+    kind: Any = LSTMModule if work.cell == "lstm" else GRUModule
+    layer = layer_of({"lstm": nn.LSTM, "gru": nn.GRU}[work.cell], work, batch_first=True)
+    hidden = [f"state{i}" for i in range(len(work.states))]
+    module = kind(
+        in_keys=["x", *hidden],
+        out_keys=["y", *(("next", key) for key in hidden)],
+        **{work.cell: layer},
+    )
+    leaves = leaves_of(layer, work)
+    first = ~resets[0].unsqueeze(-1)
+    is_init = resets.t().unsqueeze(-1).contiguous()
+
+    def run() -> Sequence[Tensor]:
+        states = [(s * first).transpose(0, 1) for s in leaves[1 : 1 + len(hidden)]]
+        every = [pad(s.unsqueeze(1), (0, 0, 0, 0, 0, case.steps - 1)) for s in states]
+        given = {"x": leaves[0].transpose(0, 1), "is_init": is_init}
+        given |= dict(zip(hidden, every, strict=True))
+        with set_recurrent_mode(True):
+            found = module(TensorDict(given, [case.batch, case.steps]))
+        return (found["y"].transpose(0, 1),)
+
+    return Prepared(run, leaves, work.arriving, "torch.nn, packed")
 
 
 PEERS = (TorchRL(),)

@@ -37,6 +37,18 @@ def test_layers_with_all_options_are_right(name: str, cell: str) -> None:
     assert error_of(peers()[name], ALL, cell) <= 1
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
+@pytest.mark.parametrize("name", [*ON_CPU, "torchrl"])
+def test_rollouts_with_resets_are_right(name: str, cell: str) -> None:
+    case = replace(PLAIN, steps=7, reset_every=3)
+    peer, work = peers()[name], Work.of(case, cell, "fp32", CPU)
+    assert work.resets is not None
+    assert work.resets[1:].any()
+    if name == "torchrl" and (reason := peer.absent(work)) is not None:
+        pytest.skip(reason)
+    assert error_of(peer, case, cell) <= 1
+
+
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
 def test_sixteen_bits_are_right(dtype: str) -> None:
     assert error_of(peers()["rnnkit auto"], PLAIN, "lstm", dtype) <= 1

@@ -57,6 +57,7 @@ def test_the_schema_is_what_its_version_says(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(found["cases"]["ptb-small"]) == {
         "name", "source", "steps", "batch", "features", "hidden", "layers", "directions", "ragged",
+        "reset_every",
     }  # fmt: skip
     assert found["schema"] == 1
 
