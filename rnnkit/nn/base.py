@@ -2,7 +2,6 @@
 
 import math
 import warnings
-from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -29,8 +28,11 @@ from rnnkit.nn.options import (
 from rnnkit_kernels.functional import BACKENDS, Backend, Extras, FastPath, recurrent
 
 
-class Recurrent(nn.Module, ABC):
-    """What the three layers share; the subclasses name a cell and document their equations."""
+class Recurrent(nn.Module):
+    """What the three layers share; the subclasses name a cell and document their equations.
+
+    No abstract base class: a user's subclass may have a metaclass of its own.
+    """
 
     input_size: int
     hidden_size: int
@@ -146,9 +148,11 @@ class Recurrent(nn.Module, ABC):
         return self.proj_size or self.hidden_size
 
     @property
-    @abstractmethod
     def _cell(self) -> str:
         """The key of `rnnkit_kernels.cells.CELLS`."""
+        raise NotImplementedError(
+            f"{type(self).__name__} names no cell: derive from LSTM, GRU, RNN"
+        )
 
     @property
     def _extras(self) -> Extras:
@@ -157,9 +161,9 @@ class Recurrent(nn.Module, ABC):
         return Extras(shares if any(shares) else (), self.layer_norm, self.recompute)
 
     @property
-    @abstractmethod
     def _gates(self) -> int:
         """G, rows of weight_hh in units of the hidden size."""
+        raise NotImplementedError(f"{type(self).__name__} has no gates: derive from LSTM, GRU, RNN")
 
     @property
     def _peepholes(self) -> int:
