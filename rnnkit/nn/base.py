@@ -172,7 +172,12 @@ class Recurrent(nn.Module):
 
     @property
     def _weights(self) -> list[Tensor]:
-        return [getattr(self, name) for name in self._weight_names]
+        try:
+            return [getattr(self, name) for name in self._weight_names]
+        except AttributeError as error:  # which a module takes for a lack of `_weights`
+            missing = [name for name in self._weight_names if not hasattr(self, name)]
+            message = f"{type(self).__name__} has no {', '.join(missing)}: set it before the call"
+            raise RuntimeError(message) from error
 
     def _dropped_weights(self) -> list[Tensor]:
         """The weights of one call: while training, `weight_drop` masks every weight_hh anew."""
@@ -183,12 +188,37 @@ class Recurrent(nn.Module):
             for name, weight in zip(self._weight_names, self._weights, strict=True)
         ]
 
+    # What follows up to `reset_parameters` is what programs read of torch's layers.
     @property
     def all_weights(self) -> list[list[Tensor]]:
         """The parameters, one list a layer and direction."""
-        weights = self._weights
-        size = len(weights) // (self.num_layers * self._directions)
-        return [weights[i : i + size] for i in range(0, len(weights), size)]
+        return [[getattr(self, name) for name in names] for names in self._all_weights]
+
+    @property
+    def _all_weights(self) -> list[list[str]]:
+        names = self._weight_names
+        size = len(names) // (self.num_layers * self._directions)
+        return [names[i : i + size] for i in range(0, len(names), size)]
+
+    @property
+    def _flat_weights_names(self) -> list[str]:
+        return self._weight_names
+
+    @property
+    def _flat_weights(self) -> tuple[Tensor | None, ...]:
+        """torch's is a list; to write into a copy of it would change nothing, without a word."""
+        return tuple(getattr(self, name, None) for name in self._weight_names)
+
+    @property
+    def mode(self) -> str:
+        """torch's name of the cell."""
+        return self._cell.upper()
+
+    check_input = nn.RNNBase.check_input
+    check_hidden_size = nn.RNNBase.check_hidden_size
+    check_forward_args = nn.RNNBase.check_forward_args
+    get_expected_hidden_size = nn.RNNBase.get_expected_hidden_size
+    permute_hidden = nn.RNNBase.permute_hidden
 
     def reset_parameters(self) -> None:
         """Draw every weight and bias from U(−1/√H, 1/√H), in torch's order; gains 1, shifts 0."""
@@ -205,14 +235,10 @@ class Recurrent(nn.Module):
         """Lay the parameters out as one buffer where cuDNN may run them: on a GPU.
 
         cuDNN copies weights that are not one buffer on every call, and torch warns of it; rnnkit's
-        kernels don't care.
+        kernels don't care. Where a weight is missing or is no parameter, nothing is done.
         """
-        if self._weights[0].is_cuda and self._extras.missing_in_torch(self._cell) is None:
-            self.mode = self._cell.upper()
-            self._flat_weights = self._weights
-            self._flat_weights_names = self._weight_names
+        if self._extras.missing_in_torch(self._cell) is None:
             nn.RNNBase.flatten_parameters(self)  # type: ignore[arg-type]
-            del self.mode, self._flat_weights, self._flat_weights_names
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ every instance of that, so `isinstance(layer, torch.nn.LSTM)` is False.
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnkit.nn.base import Recurrent
@@ -132,6 +132,10 @@ class LSTM(Recurrent):
 
     def _extra_defaults(self) -> dict[str, Any]:
         return {"peephole": False, "coupled": False, **super()._extra_defaults()}
+
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
     def forward(
         self,
