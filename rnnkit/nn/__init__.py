@@ -1,7 +1,7 @@
 """Drop-in recurrent layers: torch.nn's constructors, calls and state_dict on rnnkit's kernels."""
 
 from rnnkit.nn.cell import GRUCell, LSTMCell, RNNCell
-from rnnkit.nn.convert import replace_rnns, to_torch
+from rnnkit.nn.convert import Replacement, replace_rnns, to_torch
 from rnnkit.nn.crf import CRF, Constraints
 from rnnkit.nn.explain import Explanation, explain
 from rnnkit.nn.recurrent import GRU, LSTM, RNN
@@ -16,6 +16,7 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "RNNCell",
+    "Replacement",
     "explain",
     "replace_rnns",
     "to_torch",

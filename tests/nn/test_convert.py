@@ -1,13 +1,15 @@
 """`replace_rnns` and `to_torch`: in place, sharing parameters, and back."""
 
 import copy
+import functools
+import pickle
 import re
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import prune, weight_norm
+from torch.nn.utils import parametrizations, prune, weight_norm
 
 import rnnkit
 from tests.nn.layers import (
@@ -43,6 +45,7 @@ class Tagger(nn.Module):
         return self.head(hidden)
 
 
+CELLS = ("LSTMCell", "GRUCell", "RNNCell")
 TOKENS = torch.randint(11, (5, 3), generator=torch.Generator().manual_seed(0))
 
 
@@ -201,7 +204,9 @@ def test_a_parametrised_layer_is_left_alone() -> None:
     nn.utils.parametrizations.weight_norm(model[0], "weight_hh_l0")
     input = torch.randn(5, 2, 3)
     expected = model(input)
-    assert rnnkit.replace_rnns(model) == 0  # torch makes it a subclass
+    found = rnnkit.replace_rnns(model)
+    assert found == 0
+    assert "weight_hh_l0 is parametrised: call torch.nn.utils.parametrize.rem" in found.left["0"]
     assert_equal(model(input), expected)
 
 
@@ -209,21 +214,33 @@ class OwnLSTM(nn.LSTM):
     """May do anything in forward."""
 
 
-def test_subclasses_are_left_alone_in_both_directions() -> None:
-    class OwnGRU(rnnkit.GRU):
-        pass
+class OwnGRU(rnnkit.GRU):
+    """One of rnnkit's that torch has no class for."""
 
-    model = nn.ModuleList([OwnLSTM(3, 4), OwnGRU(3, 4), nn.LSTMCell(3, 4)])
+
+class OwnCell(rnnkit.GRUCell):
+    """One of rnnkit's that is one of torch's too."""
+
+
+def test_subclasses_of_torchs_layers_are_left_alone_and_named() -> None:
+    model = nn.ModuleList([OwnLSTM(3, 4), OwnGRU(3, 4), OwnCell(3, 4), rnnkit.LSTMCell(3, 4)])
     before = list(model)
-    assert rnnkit.replace_rnns(model) == 0
-    rnnkit.to_torch(model)
+    found = rnnkit.replace_rnns(model)
+    assert found == 0
+    assert found.left == {"0": "OwnLSTM is a subclass, which may do anything"}
     assert all(a is b for a, b in zip(model, before, strict=True))
+    assert rnnkit.replace_rnns(OwnLSTM(3, 4)).left == {"": found.left["0"]}
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_a_bare_layer_cannot_be_replaced_in_place(name: str) -> None:
-    with pytest.raises(TypeError, match=f"{name} is the layer itself"):
-        rnnkit.replace_rnns(CLASSES[name][1](3, 4))
+@pytest.mark.parametrize("kind", [OwnGRU, OwnCell])
+def test_a_subclass_of_rnnkits_cannot_go_to_torch(kind: Any) -> None:
+    model = nn.ModuleList([OwnLSTM(3, 4), rnnkit.GRU(3, 4), kind(3, 4)])
+    before = list(model)
+    with pytest.raises(ValueError, match=rf"layer '2' can't be converted: {kind.__name__} is a"):
+        rnnkit.to_torch(model)
+    with pytest.raises(ValueError, match="the layer can't be converted"):
+        rnnkit.to_torch(model[2])
+    assert all(a is b for a, b in zip(model, before, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["LSTM with projection", "GRU", "RNN relu"])
@@ -306,3 +323,185 @@ def test_a_model_that_refers_to_itself_ends() -> None:
     model = Tagger()
     wrapper = nn.ModuleList([model, model])
     assert rnnkit.replace_rnns(wrapper) == 3
+
+
+def patch_forward(layer: Any) -> None:
+    forward = layer.forward
+    layer.forward = lambda *inputs: (forward(*inputs)[0] * 2, None)
+
+
+def add_hook_as_accelerate_does(layer: Any) -> None:
+    layer._hf_hook, layer._old_forward = object(), layer.forward
+    layer.forward = functools.update_wrapper(
+        functools.partial(lambda module, *inputs: module._old_forward(*inputs), layer),
+        layer._old_forward,
+    )
+
+
+PUT_ON: dict[str, tuple[Any, str]] = {
+    "a forward": (patch_forward, "its forward was replaced"),
+    "accelerate's hook": (add_hook_as_accelerate_does, "its forward was replaced"),
+    "another method": (
+        lambda layer: setattr(layer, "extra_repr", lambda: "mine"),
+        "its extra_repr was replaced",
+    ),
+    "a module": (
+        lambda layer: layer.add_module("norm", nn.LayerNorm(4)),
+        "modules were put on it: norm",
+    ),
+    "a function": (
+        lambda layer: setattr(layer, "width", lambda: layer.hidden_size),
+        "a function was put on it: width",
+    ),
+    "compile": (lambda layer: layer.compile(), "it is compiled by itself"),
+    "a parametrisation": (
+        lambda layer: parametrizations.weight_norm(layer, next(iter(layer._parameters))),
+        "is parametrised",
+    ),
+    "no weight": (lambda layer: delattr(layer, next(iter(layer._parameters))), "it has no weight_"),
+}
+EITHER_WAY = {**CLASSES, **{name: (getattr(rnnkit, name), getattr(nn, name)) for name in CELLS}}
+
+
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
+@pytest.mark.parametrize("what", PUT_ON)
+def test_what_is_no_plain_layer_stays_and_is_named(what: str, name: str) -> None:
+    put, reason = PUT_ON[what]
+    ours, theirs = EITHER_WAY[name]
+    model = nn.ModuleDict({"plain": theirs(3, 4), "more": theirs(3, 4)})
+    layer = model["more"]
+    put(layer)
+    found = rnnkit.replace_rnns(model)
+    assert found == 1
+    assert found.replaced == ("plain",)
+    assert list(found.left) == ["more"]
+    assert reason in found.left["more"]
+    assert reason in str(found)
+    assert model["more"] is layer
+
+    model = nn.ModuleDict({"plain": ours(3, 4), "more": ours(3, 4)})
+    put(model["more"])
+    before = dict(model.named_children())
+    with pytest.raises(ValueError, match=f"layer 'more' can't be converted: .*{reason}"):
+        rnnkit.to_torch(model)
+    assert dict(model.named_children()) == before
+
+
+def test_a_patched_layer_computes_what_it_did() -> None:
+    model = nn.Sequential(nn.LSTM(8, 16))
+    patch_forward(model[0])
+    input = torch.randn(5, 2, 8)
+    expected = model(input)
+    rnnkit.replace_rnns(model)
+    assert_equal(model(input), expected)
+
+
+@pytest.mark.parametrize("name", EITHER_WAY)
+def test_data_buffers_and_parameters_move_with_their_layer(name: str) -> None:
+    ours, theirs = EITHER_WAY[name]
+    model = nn.Sequential(theirs(3, 4, bias=False))
+    layer, note = model[0], {"width": 4}
+    layer.note = note
+    layer.mean = torch.zeros(3)
+    layer.register_buffer("kept", torch.ones(2))
+    layer.register_buffer("dropped", torch.ones(2), persistent=False)
+    layer.scale = nn.Parameter(torch.ones(1))
+    first = next(iter(layer._parameters))
+    weight = layer._parameters.pop(first)
+    setattr(layer, first, weight)  # the first is the last now, which optimisers count by
+    parameters, state, buffers = list(model.parameters()), list(model.state_dict()), layer._buffers
+    assert "0.kept" in state
+    for convert, kind in ((rnnkit.replace_rnns, ours), (rnnkit.to_torch, theirs)):
+        convert(model)
+        assert type(model[0]) is kind
+        assert model[0].note is note
+        assert model[0].mean is layer.mean
+        assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+        assert list(model.state_dict()) == state
+        assert model[0]._buffers == buffers
+
+
+def test_an_attribute_that_would_mean_something_else_stays() -> None:
+    model = nn.Sequential(nn.GRU(3, 4))
+    model[0].zoneout = 0.5
+    assert "means something to GRU was put on it: zoneout" in rnnkit.replace_rnns(model).left["0"]
+
+
+CELL_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "LSTMCell": [{}, {"bias": False}],
+    "GRUCell": [{}, {"bias": False}],
+    "RNNCell": [{}, {"nonlinearity": "relu", "bias": False}],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, options) for name in CELLS for options in CELL_OPTIONS[name]]
+)
+def test_cells_are_converted_both_ways(name: str, options: dict[str, Any]) -> None:
+    ours, theirs = EITHER_WAY[name]
+    model = nn.ModuleDict({"cell": theirs(3, 4, **options)}).eval()
+    input, text, parameters = torch.randn(2, 3), str(model), list(model.parameters())
+    expected = model["cell"](input)
+    assert rnnkit.replace_rnns(model) == 1
+    assert type(model["cell"]) is ours
+    assert_equal(model["cell"](input), expected)
+    with torch.no_grad():
+        assert_close(model["cell"](input), expected)  # makes what a cell makes when it runs
+    assert str(model) == text
+    assert not model["cell"].training
+    assert rnnkit.to_torch(model) is model
+    assert type(model["cell"]) is theirs
+    assert "_fast_path" not in vars(model["cell"])
+    assert str(model) == text
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert_equal(model["cell"](input), expected)
+    assert type(rnnkit.to_torch(ours(3, 4, **options))) is theirs
+
+
+def test_a_reset_before_cell_stays() -> None:
+    model = nn.Sequential(rnnkit.GRUCell(3, 4, reset_after=False))
+    with pytest.raises(ValueError, match="layer '0' has reset_after=False"):
+        rnnkit.to_torch(model)
+    assert type(model[0]) is rnnkit.GRUCell
+
+
+@pytest.mark.parametrize("name", EITHER_WAY)
+def test_a_bare_layer_or_cell_cannot_be_replaced_in_place(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} is the layer itself"):
+        rnnkit.replace_rnns(EITHER_WAY[name][1](3, 4))
+
+
+def test_the_backend_of_the_new_layers_is_chosen() -> None:
+    model = Tagger().eval()
+    expected = model(TOKENS)
+    model.cell = nn.GRUCell(3, 4)
+    found = rnnkit.replace_rnns(model, backend="torch")
+    assert found == 3
+    assert found.left == {"cell": "a cell has no backend='torch'"}
+    assert {layer.backend for layer in model.modules() if hasattr(layer, "backend")} == {"torch"}
+    assert torch.equal(model(TOKENS), expected)
+    with pytest.raises(ValueError, match="backend must be one of"):
+        rnnkit.replace_rnns(model, backend="cuda")  # type: ignore[arg-type]
+
+
+def test_the_result_is_the_number_of_layers_and_says_which() -> None:
+    model = Tagger()
+    patch_forward(model.shared)
+    found = rnnkit.replace_rnns(model)
+    assert found.replaced == ("encoder.lstm", "encoder.gru")
+    assert found.left == {"shared": "its forward was replaced"}
+    assert str(found).splitlines() == [
+        "2 replaced",
+        "  encoder.lstm",
+        "  encoder.gru",
+        "1 left as they are",
+        "  shared: its forward was replaced",
+    ]
+    assert isinstance(found, int)
+    assert (found, int(found), range(3)[found], hash(found)) == (2, 2, 2, hash(2))
+    assert found
+    assert not rnnkit.replace_rnns(model)
+    with pytest.raises(AttributeError):
+        found.replaced = ()  # type: ignore[misc]
+    for other in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert (other, other.replaced, other.left) == (2, found.replaced, found.left)
