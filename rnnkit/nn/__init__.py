@@ -3,7 +3,7 @@
 from rnnkit.nn.cell import GRUCell, LSTMCell, RNNCell
 from rnnkit.nn.convert import Replacement, replace_rnns, to_torch
 from rnnkit.nn.crf import CRF, Constraints
-from rnnkit.nn.explain import Explanation, explain
+from rnnkit.nn.explain import Explanation, ModelExplanation, explain
 from rnnkit.nn.recurrent import GRU, LSTM, RNN
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Explanation",
     "GRUCell",
     "LSTMCell",
+    "ModelExplanation",
     "RNNCell",
     "Replacement",
     "explain",

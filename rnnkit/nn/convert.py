@@ -104,6 +104,13 @@ def torchs_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield path, layer
 
 
+def rnnkits_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Every recurrent layer and cell in `module` that is rnnkit's, subclasses included."""
+    for path, layer in module.named_modules():
+        if isinstance(layer, _OURS):
+            yield path, layer
+
+
 def why_left(layer: nn.Module, backend: Backend = "auto") -> str | None:
     """Why `replace_rnns` leaves one of torch's layers as it is, or None where it doesn't."""
     reason = why_not_plain(layer, _FROM_TORCH)
@@ -125,7 +132,7 @@ def to_torch(module: nn.Module) -> nn.Module:
         ValueError: a layer that torch lacks or that can't be converted, such as a subclass or a
             parametrised one, named; nothing is changed then.
     """
-    layers = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, _OURS)]
+    layers = list(rnnkits_layers(module))
     for path, layer in layers:
         _check_torch_has_it(path, layer)
     converted = {layer: _convert(layer, _TO_TORCH, {}) for _, layer in layers}

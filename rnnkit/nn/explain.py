@@ -1,11 +1,13 @@
-"""`explain(module, input)`: which backend and plan would run, and why."""
+"""`explain`: which backend and plan would run, and why; which recurrent layers a model has."""
 
 from dataclasses import dataclass
+from typing import Any, overload
 
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnkit.nn.base import Recurrent
+from rnnkit.nn.convert import rnnkits_layers, torchs_layers, why_left
 from rnnkit_kernels.functional import Decision, choose
 
 
@@ -44,21 +46,59 @@ class Explanation:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class ModelExplanation:
+    """The recurrent layers and cells of a model; `print` it.
+
+    Attributes:
+        rnnkits: of each path to a layer of rnnkit's, the layer, as it prints.
+        torchs: of each path to one of torch's, the layer and what `replace_rnns` would do with it.
+    """
+
+    rnnkits: dict[str, str]
+    torchs: dict[str, str]
+
+    def __str__(self) -> str:
+        sections = (("rnnkit's", self.rnnkits), ("torch's", self.torchs))
+        lines = []
+        for whose, layers in sections:
+            if layers:
+                lines.append(f"{len(layers)} {whose}")
+                lines += (f"  {path or 'the module itself'}: {layers[path]}" for path in layers)
+        if self.rnnkits:
+            lines.append(
+                "quantize_dynamic, thop and ptflops know torch.nn's classes alone: give them "
+                "rnnkit.to_torch(model)"
+            )
+        return "\n".join(lines) or "no recurrent layers"
+
+
+@overload
+def explain(module: nn.Module) -> ModelExplanation: ...
+
+
+@overload
 def explain(
     module: nn.Module, input: Tensor | PackedSequence, *, lengths: Tensor | None = None
-) -> Explanation:
-    """Say which backend and plan would run `module(input, lengths=lengths)`, and why.
+) -> Explanation: ...
+
+
+def explain(
+    module: nn.Module, input: Any = None, *, lengths: Tensor | None = None
+) -> Explanation | ModelExplanation:
+    """Say which backend and plan would run a call of a layer, or which layers a model has.
 
     Args:
-        module: an `rnnkit.LSTM`, `GRU` or `RNN`.
-        input: as the layer takes it.
+        module: an `rnnkit.LSTM`, `GRU` or `RNN`; without an input any module.
+        input: as the layer takes it. None: the recurrent layers in `module` are listed, rnnkit's
+            with their backends, torch's with the reason why `replace_rnns` would leave them.
         lengths: as the layer takes them.
 
     Returns:
         A printable explanation.
 
     Raises:
-        TypeError: `module` is another kind of module.
+        TypeError: there is an input and `module` is another kind of module.
         RuntimeError: what the call itself would raise, such as `backend="triton"` on a CPU.
 
     Example:
@@ -66,11 +106,16 @@ def explain(
         LSTM(3, 4)
           runs: the native CPU engine
           because: measured to be faster on a CPU
+        >>> print(explain(nn.Sequential(nn.Linear(3, 4), nn.GRU(4, 5))))
+        1 torch's
+          1: GRU(4, 5): replace_rnns replaces it
     """
+    if input is None:
+        return _explain_model(module)
     if not isinstance(module, Recurrent):
         raise TypeError(
-            f"explain takes an rnnkit LSTM, GRU or RNN, got {type(module).__name__}; "
-            "rnnkit.replace_rnns(model) puts them into a model"
+            f"explain takes an input for an rnnkit LSTM, GRU or RNN, got {type(module).__name__}; "
+            "explain(model) lists the layers in a model"
         )
     sequences = None
     if isinstance(input, PackedSequence):
@@ -92,3 +137,22 @@ def explain(
         module._directions,
     )
     return Explanation(repr(module), decision)
+
+
+def _explain_model(module: nn.Module) -> ModelExplanation:
+    rnnkits, torchs = {}, {}
+    for path, layer in rnnkits_layers(module):
+        is_auto = isinstance(layer, Recurrent) and layer.backend == "auto"  # which it doesn't print
+        rnnkits[path] = _shown(layer) + ", backend='auto'" * is_auto
+    for path, layer in torchs_layers(module):
+        reason = why_left(layer)
+        would = "replaces it" if path else "needs a module around it"
+        if reason is not None:
+            would = f"leaves it: {reason}"
+        torchs[path] = f"{_shown(layer)}: replace_rnns {would}"
+    return ModelExplanation(rnnkits, torchs)
+
+
+def _shown(layer: nn.Module) -> str:
+    """On one line, also where modules were put on the layer."""
+    return f"{type(layer).__name__}({layer.extra_repr()})"

@@ -111,3 +111,42 @@ def test_it_raises_what_the_call_would(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_modules_are_refused_by_name(module: nn.Module) -> None:
     with pytest.raises(TypeError, match=f"got {type(module).__name__}"):
         rnnkit.explain(module, torch.randn(5, 2, 3))
+
+
+def test_a_model_is_told_layer_by_layer() -> None:
+    model = nn.ModuleDict(
+        {
+            "ours": rnnkit.LSTM(3, 4, 2, backend="torch"),
+            "step": rnnkit.GRUCell(3, 4),
+            "theirs": nn.GRU(3, 4),
+            "patched": nn.RNNCell(3, 4),
+            "head": nn.Linear(4, 2),
+        }
+    )
+    model["again"] = model["theirs"]
+    model["patched"].forward = print
+    found = rnnkit.explain(model)
+    assert list(found.rnnkits) == ["ours", "step"]
+    assert list(found.torchs) == ["theirs", "patched"]
+    assert str(found).splitlines()[:-1] == [
+        "2 rnnkit's",
+        "  ours: LSTM(3, 4, num_layers=2, backend='torch')",
+        "  step: GRUCell(3, 4)",
+        "2 torch's",
+        "  theirs: GRU(3, 4): replace_rnns replaces it",
+        "  patched: RNNCell(3, 4): replace_rnns leaves it: its forward was replaced",
+    ]
+    assert "quantize_dynamic" in str(found)
+    assert "rnnkit.to_torch(model)" in str(found)
+    left = rnnkit.replace_rnns(model).left
+    assert found.torchs["patched"].endswith(left["patched"])
+    assert list(rnnkit.explain(model).rnnkits) == ["ours", "step", "theirs"]
+    rnnkit.to_torch(model)
+    assert "to_torch" not in str(rnnkit.explain(model))
+
+
+def test_a_model_without_recurrent_layers_and_a_bare_layer() -> None:
+    assert str(rnnkit.explain(nn.Linear(3, 4))) == "no recurrent layers"
+    text = str(rnnkit.explain(nn.LSTM(3, 4)))
+    assert text.endswith("\n  the module itself: LSTM(3, 4): replace_rnns needs a module around it")
+    assert "the module itself: GRU(3, 4), backend='auto'" in str(rnnkit.explain(rnnkit.GRU(3, 4)))
