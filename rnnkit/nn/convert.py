@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from rnnkit.nn import compat
 from rnnkit.nn.base import Recurrent
 from rnnkit.nn.cell import GRUCell, LSTMCell, RNNCell
 from rnnkit.nn.plain import attributes_put_on, why_not_plain
@@ -16,7 +17,10 @@ from rnnkit_kernels.functional import BACKENDS, Backend
 _LAYERS: dict[Any, Any] = {nn.LSTM: LSTM, nn.GRU: GRU, nn.RNN: RNN}
 _CELLS: dict[Any, Any] = {nn.LSTMCell: LSTMCell, nn.GRUCell: GRUCell, nn.RNNCell: RNNCell}
 _FROM_TORCH = _LAYERS | _CELLS
-_TO_TORCH = {ours: theirs for theirs, ours in _FROM_TORCH.items()}
+_TO_COMPAT = {nn.LSTM: compat.LSTM, nn.GRU: compat.GRU, nn.RNN: compat.RNN, **_CELLS}
+_TO_TORCH: dict[Any, Any] = {
+    ours: theirs for classes in (_FROM_TORCH, _TO_COMPAT) for theirs, ours in classes.items()
+}
 _THEIRS: tuple[Any, ...] = tuple(_FROM_TORCH)
 _OURS: tuple[Any, ...] = (Recurrent, *_CELLS.values())
 
@@ -48,7 +52,9 @@ class Replacement(int):
         return "\n".join(lines)
 
 
-def replace_rnns(module: nn.Module, *, backend: Backend = "auto") -> Replacement:
+def replace_rnns(
+    module: nn.Module, *, backend: Backend = "auto", subclass: bool = False
+) -> Replacement:
     """Replace every nn.LSTM, nn.GRU, nn.RNN and their cells below `module`, in place.
 
     Results agree with the old layers' to rounding; by `backend="torch"` they have their bits. The
@@ -61,6 +67,9 @@ def replace_rnns(module: nn.Module, *, backend: Backend = "auto") -> Replacement
     Args:
         module: any module that contains recurrent layers; not itself one.
         backend: of the new layers. Cells have none, so only "auto" replaces them.
+        subclass: whether the new layers are instances of torch.nn's classes, for programs that ask
+            isinstance(layer, torch.nn.LSTM); `torch.compile` then leaves the forward that calls
+            one as it is (`rnnkit.compat`). Cells are instances in any case.
 
     Returns:
         How many layers were replaced, an int that also tells which, and which were left and why.
@@ -92,8 +101,9 @@ def replace_rnns(module: nn.Module, *, backend: Backend = "auto") -> Replacement
             layers[path] = layer
         else:
             left[path] = reason
+    classes = _TO_COMPAT if subclass else _FROM_TORCH
     options = {} if backend == "auto" else {"backend": backend}
-    _put(module, {layer: _convert(layer, _FROM_TORCH, options) for layer in layers.values()})
+    _put(module, {layer: _convert(layer, classes, options) for layer in layers.values()})
     return Replacement(tuple(layers), left)
 
 

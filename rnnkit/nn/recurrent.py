@@ -2,7 +2,8 @@
 
 Parameters carry torch's names, shapes, order and initialisation, so a `state_dict` goes both ways
 and one seed gives one model. The classes derive from `nn.Module`, not `nn.RNNBase`: Dynamo refuses
-every instance of that, so `isinstance(layer, torch.nn.LSTM)` is False.
+every instance of that, so `isinstance(layer, torch.nn.LSTM)` is False; it is True of the layers in
+`rnnkit.compat`.
 """
 
 from typing import Any
