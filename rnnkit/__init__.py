@@ -1,5 +1,6 @@
 """Fused recurrent layers for PyTorch: drop-in `LSTM`, `GRU` and `RNN` on Triton kernels."""
 
+from rnnkit import compat
 from rnnkit.nn import (
     CRF,
     GRU,
@@ -29,7 +30,20 @@ __all__ = [
     "ModelExplanation",
     "RNNCell",
     "Replacement",
+    "compat",
     "explain",
     "replace_rnns",
     "to_torch",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, read when it is asked for: importing the layers costs nothing more."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("rnnkit")
+    except PackageNotFoundError:  # a checkout on PYTHONPATH
+        return "0+unknown"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+import rnnkit
 from rnnkit.data.registry import DataError
 from rnnkit.screen.terminal import sentence, visible
 
@@ -31,7 +32,8 @@ commands:
   data       list the known datasets, get them, say where they lie
   bench      measure the layers against torch.nn and other peers: rnnkit bench --quick
 
-`rnnkit COMMAND --help` tells more. RNNKIT_DEBUG=1 shows where in the program an error arose.
+`rnnkit COMMAND --help` tells more, `rnnkit --version` which release this is. RNNKIT_DEBUG=1 shows
+where in the program an error arose.
 """
 
 _TRAINING = ("fit", "validate", "test", "predict")
@@ -71,6 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] in (["-h"], ["--help"]):
         print(_HELP, end="")
+        return 0
+    if arguments[:1] == ["--version"]:
+        print(f"rnnkit {rnnkit.__version__}")
         return 0
     if not arguments or arguments[0] not in _COMMANDS:
         found = f"there is no command {arguments[0]!r}" if arguments else "a command is missing"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -396,3 +397,8 @@ def test_two_callbacks_that_cannot_be_told_apart_are_refused(tmp_path, monkeypat
     twice = ("--trainer.callbacks+", "lightning.pytorch.callbacks.ModelCheckpoint") * 2
     assert main(["fit", "-c", "tiny.yaml", *twice]) == 1
     assert "more than one stateful callback" in sentence(capsys.readouterr().err)
+
+
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"rnnkit {version('rnnkit')}\n"

@@ -191,18 +191,19 @@ class LSTM(Recurrent):
 
 
 class _OneState(Recurrent):
-    """The call of the layers whose only state is h."""
+    """The call of the layers whose only state is h.
 
-    def forward(
+    Each has a `forward` of its own that hands on to it: Python's errors name the function.
+    """
+
+    def _call(
         self,
         input: Tensor | PackedSequence,
-        hx: Tensor | None = None,
-        *,
-        lengths: Tensor | None = None,
-        resets: Tensor | None = None,
-        hx_reset: Tensor | None = None,
+        hx: Tensor | None,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+        hx_reset: Tensor | None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
-        """Run the layer; arguments, results and errors as `LSTM.forward`'s, with hx = h0 alone."""
         if lengths is None and resets is None and hx_reset is None:
             found = self._run_fast_path(input, None if hx is None else (hx,))
             if found is not None:
@@ -297,6 +298,18 @@ class GRU(_OneState):
     def _extra_defaults(self) -> dict[str, Any]:
         return {"reset_after": True, **super()._extra_defaults()}
 
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        hx_reset: Tensor | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run the layer; arguments, results and errors as `LSTM.forward`'s, with hx = h0 alone."""
+        return self._call(input, hx, lengths, resets, hx_reset)
+
 
 class RNN(_OneState):
     """`torch.nn.RNN` (Elman 1990) on rnnkit's kernels.
@@ -365,6 +378,18 @@ class RNN(_OneState):
     @property
     def _cell(self) -> str:
         return f"rnn_{self.nonlinearity}"
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+        hx_reset: Tensor | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor]:
+        """Run the layer; arguments, results and errors as `LSTM.forward`'s, with hx = h0 alone."""
+        return self._call(input, hx, lengths, resets, hx_reset)
 
 
 def _refuse_projection(proj_size: int | None) -> None:

@@ -423,3 +423,13 @@ def test_a_layer_on_meta_computes_shapes_and_refuses_other_dtypes(kind: str) -> 
     assert output.is_meta
     with pytest.raises(ValueError, match=r"torch\.float64.*torch\.float32"):
         layer(zeros(5, 2, 3, device="meta", dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("module", [rnnkit, rnnkit.compat])
+def test_an_unknown_argument_is_told_by_the_name_of_the_class(module: Any, name: str) -> None:
+    layer = getattr(module, name)(3, 4)
+    with pytest.raises(TypeError, match=rf"^{name}\.forward\(\) got an unexpected .* 'mask'"):
+        layer(torch.randn(5, 2, 3), mask=None)
+    with pytest.raises(TypeError, match=rf"^{name}\.forward\(\) missing 1 required .* 'input'"):
+        layer()

@@ -1,5 +1,6 @@
 """A fresh interpreter: what `import rnnkit` brings in, and what the layers need."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import textwrap
 
 import pytest
 
+import rnnkit
 from tests.conftest import NATIVE
 
 pytestmark = pytest.mark.process
@@ -93,3 +95,20 @@ def test_the_triton_backend_without_triton_says_what_is_missing() -> None:
         TRITON_INTERPRET="1",
     )
     assert "triton is not installed" in found
+
+
+def test_the_version_is_the_installed_one_and_costs_nothing_before_it_is_asked_for() -> None:
+    assert rnnkit.__version__ == importlib.metadata.version("rnnkit")
+    assert "__version__" not in vars(rnnkit)
+    with pytest.raises(AttributeError, match="module 'rnnkit' has no attribute 'nonsense'"):
+        rnnkit.nonsense  # noqa: B018
+
+
+def test_a_checkout_that_is_not_installed_has_a_version_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def missing(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    assert rnnkit.__version__ == "0+unknown"
