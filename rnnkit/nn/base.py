@@ -25,7 +25,16 @@ from rnnkit.nn.options import (
     check_size,
     check_zoneout,
 )
-from rnnkit_kernels.functional import BACKENDS, Backend, Extras, FastPath, recurrent
+from rnnkit.nn.tracing import exports_to_onnx, refuse_onnx, refuse_scripting
+from rnnkit_kernels.functional import (
+    BACKENDS,
+    Backend,
+    Decision,
+    Extras,
+    FastPath,
+    choose,
+    recurrent,
+)
 
 
 class Recurrent(nn.Module):
@@ -291,6 +300,23 @@ class Recurrent(nn.Module):
         found = self._fast_path.layer(self._cell, weights, input.transpose(0, 1), hx, self.backend)
         return None if found is None else (found[0].transpose(0, 1), *found[1:])
 
+    def _decision(self, data: Tensor, lengths: Tensor | None, sequences: int | None) -> Decision:
+        """What runs a call: of `data` (T, B, D), or of packed rows of so many sequences."""
+        return choose(
+            self._cell,
+            data,
+            self._weights,
+            self.proj_size > 0,
+            lengths,
+            self.backend,
+            self._extras,
+            sequences,
+            self.num_layers,
+            self._directions,
+        )
+
+    __prepare_scriptable__ = refuse_scripting
+
     def _run(
         self,
         input: Tensor | PackedSequence,
@@ -342,6 +368,9 @@ class Recurrent(nn.Module):
             data = data.transpose(0, 1)
             resets = None if resets is None else resets.transpose(0, 1)
         batch = int(packed.batch_sizes[0]) if packed is not None else data.shape[1]
+        if exports_to_onnx():
+            sequences = None if packed is None else batch
+            refuse_onnx(self, self._decision(data, lengths, sequences).engine)
         layers = self.num_layers * self._directions
         sizes = (self._output_size, self.hidden_size)[: self._states]
         shapes = [(layers, batch, size) for size in sizes]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnkit.nn.inputs import check_pair
+from rnnkit.nn.tracing import recorded_call, refuse_scripting
 from rnnkit_kernels.functional import FastPath, gru_reset_before
 
 
@@ -73,6 +74,8 @@ class LSTMCell(nn.LSTMCell):
     Args, shapes and parameters are torch.nn.LSTMCell's; equations in `rnnkit.LSTM`.
     """
 
+    __prepare_scriptable__ = refuse_scripting
+
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -81,6 +84,9 @@ class LSTMCell(nn.LSTMCell):
             found = _step(self, "lstm", input, hx)
             if found is not None:
                 return found[0], found[1]
+        node = recorded_call(self, input, hx)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
         _check_input(self, input)
         if hx is not None:
             check_pair("LSTMCell", hx)
@@ -95,6 +101,8 @@ class GRUCell(nn.GRUCell):
     Args, shapes and parameters are torch.nn.GRUCell's, with `reset_after` as in `rnnkit.GRU`.
     """
 
+    __prepare_scriptable__ = refuse_scripting
+
     def __init__(self, *args: Any, reset_after: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.reset_after = reset_after
@@ -105,6 +113,9 @@ class GRUCell(nn.GRUCell):
         found = _step(self, cell, input, None if hx is None else (hx,))
         if found is not None:
             return found[0]
+        node = recorded_call(self, input, hx)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
         _check_input(self, input)
         if hx is not None:
             _check_state(self, input, hx, "h")
@@ -126,11 +137,16 @@ class RNNCell(nn.RNNCell):
     Args, shapes and parameters are torch.nn.RNNCell's; equation in `rnnkit.RNN`.
     """
 
+    __prepare_scriptable__ = refuse_scripting
+
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """One step; `hx` is h, zeros if left out."""
         found = _step(self, f"rnn_{self.nonlinearity}", input, None if hx is None else (hx,))
         if found is not None:
             return found[0]
+        node = recorded_call(self, input, hx)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
         _check_input(self, input)
         if hx is not None:
             _check_state(self, input, hx, "h")

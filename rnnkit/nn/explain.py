@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from rnnkit.nn.base import Recurrent
 from rnnkit.nn.convert import rnnkits_layers, torchs_layers, why_left
-from rnnkit_kernels.functional import Decision, choose
+from rnnkit_kernels.functional import Decision
 
 
 @dataclass(frozen=True)
@@ -124,19 +124,7 @@ def explain(
         data = input.unsqueeze(1)
     else:
         data = input.transpose(0, 1) if module.batch_first else input
-    decision = choose(
-        module._cell,
-        data,
-        module._weights,
-        module.proj_size > 0,
-        lengths,
-        module.backend,
-        module._extras,
-        sequences,
-        module.num_layers,
-        module._directions,
-    )
-    return Explanation(repr(module), decision)
+    return Explanation(repr(module), module._decision(data, lengths, sequences))
 
 
 def _explain_model(module: nn.Module) -> ModelExplanation:

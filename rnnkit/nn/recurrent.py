@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from rnnkit.nn.base import Recurrent
 from rnnkit.nn.inputs import check_pair
 from rnnkit.nn.options import Zoneout, check_flag
+from rnnkit.nn.tracing import recorded_call
 from rnnkit_kernels.functional import Backend
 
 
@@ -180,6 +181,10 @@ class LSTM(Recurrent):
             found = self._run_fast_path(input, hx)
             if found is not None:
                 return found[0], (found[1], found[2])
+        given = {"lengths": lengths, "resets": resets, "hx_reset": hx_reset}
+        node = recorded_call(self, input, hx, **given)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
         if hx is not None:
             check_pair("LSTM", hx)
         if hx_reset is not None:
@@ -208,6 +213,10 @@ class _OneState(Recurrent):
             found = self._run_fast_path(input, None if hx is None else (hx,))
             if found is not None:
                 return found[0], found[1]
+        given = {"lengths": lengths, "resets": resets, "hx_reset": hx_reset}
+        node = recorded_call(self, input, hx, **given)
+        if node is not None:
+            return node  # type: ignore[no-any-return]
         for which, value in (("hx", hx), ("hx_reset", hx_reset)):
             if value is not None and not isinstance(value, Tensor):
                 raise TypeError(
