@@ -16,6 +16,7 @@ from rnnkit.nn.inputs import (
     checked_resets,
     checked_state,
 )
+from rnnkit.nn.opacus import let_opacus_refuse
 from rnnkit.nn.options import (
     Zoneout,
     check_dropout,
@@ -127,6 +128,7 @@ class Recurrent(nn.Module):
         self._fast_path = FastPath()
         self.reset_parameters()
         self.flatten_parameters()
+        let_opacus_refuse(type(self))
 
     def _shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """One direction's parameters for an input of `width` features, in the kernels' order."""
