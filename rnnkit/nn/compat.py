@@ -12,20 +12,30 @@ from torch import nn
 from rnnkit.nn import recurrent
 
 
-class _OwnWeights(nn.Module):
-    """Stands before `nn.RNNBase`, which keeps a second list of the weights beside the module's own.
+class _OwnWeights(nn.RNNBase):
+    """Stands before torch's class and passes it by, on to what comes after `nn.RNNBase`.
 
-    rnnkit's layers have no use for it: what RNNBase does for its sake is nn.Module's again.
+    RNNBase keeps a second list of the weights beside the module's own, which rnnkit's layers have
+    no use for; what it does for the sake of that list is left out.
     """
 
-    __init__ = nn.Module.__init__
-    __setattr__ = nn.Module.__setattr__
-    __setstate__ = nn.Module.__setstate__
-    _apply = nn.Module._apply
-    _replicate_for_data_parallel = nn.Module._replicate_for_data_parallel
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super(nn.RNNBase, self).__init__(*arguments, **options)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super(nn.RNNBase, self).__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__.copy()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super(nn.RNNBase, self).__setstate__(state)  # type: ignore[no-untyped-call]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        return super(nn.RNNBase, self)._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    def _replicate_for_data_parallel(self) -> Any:
+        return super(nn.RNNBase, self)._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
 
 
 class LSTM(recurrent.LSTM, _OwnWeights, nn.LSTM):  # type: ignore[misc, override]

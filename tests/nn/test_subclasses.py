@@ -73,14 +73,20 @@ class Mixin(nn.Module):
     def scaled(self, value: Tensor) -> Tensor:
         return 2 * value
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        self.applied = True
+        return super()._apply(fn, recurse)
 
+
+@pytest.mark.parametrize("module", [rnnkit, rnnkit.compat])
 @pytest.mark.parametrize("name", CLASSES)
-def test_a_mixin_of_modules_is_initialised(name: str) -> None:
-    base: Any = CLASSES[name][0]
+def test_a_mixin_of_modules_takes_part(name: str, module: Any) -> None:
+    base: Any = getattr(module, name)
 
     class Own(base, Mixin):
         pass
 
-    layer = Own(3, 4)
+    layer = Own(3, 4).to("cpu")
     assert layer.mixed
+    assert layer.applied
     assert layer(layer.scaled(torch.randn(5, 2, 3)))[0].shape == (5, 2, 4)

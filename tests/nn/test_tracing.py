@@ -132,7 +132,7 @@ def test_feature_extraction_finds_the_layer_by_its_path(name: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", ["LSTM", "GRUCell"])
 def test_quantisation_by_fx_leaves_the_layer_between_quantised_ones(name: str) -> None:
     if not {"fbgemm", "x86"} & set(torch.backends.quantized.supported_engines):
         pytest.skip("this build of torch has no quantised linear layers")
