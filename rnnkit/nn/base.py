@@ -27,6 +27,7 @@ from rnnkit.nn.options import (
     check_zoneout,
 )
 from rnnkit.nn.tracing import exports_to_onnx, refuse_onnx, refuse_scripting
+from rnnkit.nn.weights import NamedWeights
 from rnnkit_kernels.functional import (
     BACKENDS,
     Backend,
@@ -38,20 +39,13 @@ from rnnkit_kernels.functional import (
 )
 
 
-class Recurrent(nn.Module):
+class Recurrent(NamedWeights):
     """What the three layers share; the subclasses name a cell and document their equations.
 
     No abstract base class: a user's subclass may have a metaclass of its own.
     """
 
-    input_size: int
-    hidden_size: int
-    num_layers: int
-    bias: bool
-    batch_first: bool
     dropout: float
-    bidirectional: bool
-    proj_size: int
     zoneout: Zoneout
     weight_drop: float
     layer_norm: bool
@@ -116,7 +110,7 @@ class Recurrent(nn.Module):
         self.layer_norm = layer_norm
         self.recompute = recompute
         self.backend = backend
-        self._weight_names: list[str] = []
+        self._weight_names = []
         for layer in range(num_layers):
             for suffix in ("", "_reverse")[: self._directions]:
                 width = input_size if layer == 0 else self._output_size * self._directions
@@ -151,19 +145,8 @@ class Recurrent(nn.Module):
         return shapes
 
     @property
-    def _directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    @property
     def _output_size(self) -> int:
         return self.proj_size or self.hidden_size
-
-    @property
-    def _cell(self) -> str:
-        """The key of `rnnkit_kernels.cells.CELLS`."""
-        raise NotImplementedError(
-            f"{type(self).__name__} names no cell: derive from LSTM, GRU, RNN"
-        )
 
     @property
     def _extras(self) -> Extras:
@@ -181,15 +164,6 @@ class Recurrent(nn.Module):
         """Rows of weight_c."""
         return 0
 
-    @property
-    def _weights(self) -> list[Tensor]:
-        try:
-            return [getattr(self, name) for name in self._weight_names]
-        except AttributeError as error:  # which a module takes for a lack of `_weights`
-            missing = [name for name in self._weight_names if not hasattr(self, name)]
-            message = f"{type(self).__name__} has no {', '.join(missing)}: set it before the call"
-            raise RuntimeError(message) from error
-
     def _dropped_weights(self) -> list[Tensor]:
         """The weights of one call: while training, `weight_drop` masks every weight_hh anew."""
         if not self.training or self.weight_drop == 0:
@@ -198,38 +172,6 @@ class Recurrent(nn.Module):
             functional.dropout(weight, self.weight_drop) if name.startswith("weight_hh") else weight
             for name, weight in zip(self._weight_names, self._weights, strict=True)
         ]
-
-    # What follows up to `reset_parameters` is what programs read of torch's layers.
-    @property
-    def all_weights(self) -> list[list[Tensor]]:
-        """The parameters, one list a layer and direction."""
-        return [[getattr(self, name) for name in names] for names in self._all_weights]
-
-    @property
-    def _all_weights(self) -> list[list[str]]:
-        names = self._weight_names
-        size = len(names) // (self.num_layers * self._directions)
-        return [names[i : i + size] for i in range(0, len(names), size)]
-
-    @property
-    def _flat_weights_names(self) -> list[str]:
-        return self._weight_names
-
-    @property
-    def _flat_weights(self) -> tuple[Tensor | None, ...]:
-        """torch's is a list; to write into a copy of it would change nothing, without a word."""
-        return tuple(getattr(self, name, None) for name in self._weight_names)
-
-    @property
-    def mode(self) -> str:
-        """torch's name of the cell."""
-        return self._cell.upper()
-
-    check_input = nn.RNNBase.check_input
-    check_hidden_size = nn.RNNBase.check_hidden_size
-    check_forward_args = nn.RNNBase.check_forward_args
-    get_expected_hidden_size = nn.RNNBase.get_expected_hidden_size
-    permute_hidden = nn.RNNBase.permute_hidden
 
     def reset_parameters(self) -> None:
         """Draw every weight and bias from U(−1/√H, 1/√H), in torch's order; gains 1, shifts 0."""
