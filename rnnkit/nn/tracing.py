@@ -59,10 +59,13 @@ def exports_to_onnx() -> bool:
     return traced and _in_onnx_export()
 
 
-# Dynamo, which the exporter tries second, would take torch's answer for False.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _in_onnx_export() -> bool:
     return torch.onnx.is_in_onnx_export()
+
+
+# Dynamo, which the exporter tries second, would take torch's answer for False. This is what
+# torch.compiler.assume_constant_result does, which imports Dynamo and takes a second.
+_in_onnx_export._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def refuse_onnx(layer: nn.Module, engine: str) -> None:
