@@ -27,11 +27,12 @@ def recorded_call(layer: nn.Module, input: Any, hx: Any, **options: Any) -> Any:
         TypeError: the layer itself is recorded, not a module that holds it.
         RuntimeError: it has hooks, which would be recorded beside the node and then run within.
     """
-    states = hx if isinstance(hx, tuple | list) else (hx,)
-    proxies = [v for v in (input, *states, *options.values()) if isinstance(v, Proxy)]
-    if not proxies:
-        return None
-    tracer: Any = proxies[0].tracer
+    proxy = input
+    if not isinstance(proxy, Proxy):  # as little as can be, for every call asks
+        proxy = hx[0] if type(hx) is tuple and hx else hx
+        if not isinstance(proxy, Proxy):
+            return None
+    tracer: Any = proxy.tracer
     name = type(layer).__name__
     if tracer.root is layer:
         raise TypeError(f"torch.fx takes {name} for one node: trace a module that holds it")

@@ -80,6 +80,24 @@ def test_fx_hands_on_states_and_lengths(name: str, module: Any) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_fx_sees_a_state_alone(name: str) -> None:
+    class Start(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = getattr(rnnkit, name)(3, 4)
+
+        def forward(self, h: Tensor) -> Any:
+            start = torch.ones((5, 2, 3) if name in CLASSES else (2, 3))
+            return self.layer(start, (h, h) if "LSTM" in name else h)
+
+    model = Start()
+    traced = fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["layer"]
+    state = torch.randn((1, 2, 4) if name in CLASSES else (2, 4))
+    assert_equal(traced(state), model(state))
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_fx_is_told_why_it_cannot_trace(name: str) -> None:
     layer = getattr(rnnkit, name)(3, 4)
     with pytest.raises(TypeError, match=f"takes {name} for one node: trace a module that holds it"):
