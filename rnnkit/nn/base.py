@@ -193,6 +193,10 @@ class Recurrent(NamedWeights):
         if self._extras.missing_in_torch(self._cell) is None:
             nn.RNNBase.flatten_parameters(self)  # type: ignore[arg-type]
 
+    # Where torch collects its second list of the weights anew, there is nothing to collect.
+    _init_flat_weights = flatten_parameters
+    _update_flat_weights = flatten_parameters
+
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.flatten_parameters()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
 import rnnkit
 from tests.nn.layers import (
@@ -176,15 +176,17 @@ def test_hooks_of_the_backward_pass_and_of_the_state_dict_move_too() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated:FutureWarning")
-@pytest.mark.parametrize("reparametrise", [weight_norm, prune.random_unstructured])
-def test_a_weight_that_a_hook_computes_stays_computed(reparametrise: Any) -> None:
+@pytest.mark.parametrize("subclass", [False, True])
+@pytest.mark.parametrize("reparametrise", [weight_norm, spectral_norm, prune.random_unstructured])
+def test_a_weight_that_a_hook_computes_stays_computed(reparametrise: Any, subclass: bool) -> None:
     model = nn.Sequential(nn.GRU(3, 4))
     options = {"amount": 0.5} if reparametrise is prune.random_unstructured else {}
     reparametrise(model[0], "weight_hh_l0", **options)
+    model.eval()  # spectral_norm changes its buffers in every call of training
     input = torch.randn(5, 2, 3)
     expected = model(input)
     state = copy.deepcopy(model.state_dict())
-    for convert in (rnnkit.replace_rnns, rnnkit.to_torch):
+    for convert in (functools.partial(rnnkit.replace_rnns, subclass=subclass), rnnkit.to_torch):
         convert(model)
         run_torchs_own(model)
         assert list(model.state_dict()) == list(state)

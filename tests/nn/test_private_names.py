@@ -73,3 +73,12 @@ def test_writing_into_the_flat_weights_is_refused() -> None:
         layer._flat_weights[1] = torch.zeros(20, 5)
     with pytest.raises(AttributeError):
         layer._flat_weights = []
+
+
+@pytest.mark.parametrize("module", [rnnkit, rnnkit.compat])
+def test_the_flat_weights_may_be_collected_anew(module: Any) -> None:
+    layer = module.GRU(3, 5)
+    layer.weight_hh_l0 = nn.Parameter(torch.zeros(15, 5))
+    for collect in (layer._init_flat_weights, layer._update_flat_weights):
+        assert collect() is None
+        assert layer._flat_weights[1] is layer.weight_hh_l0
