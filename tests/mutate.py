@@ -133,6 +133,11 @@ def zoned(cell: str, mode: str) -> tuple[str, ...]:
     return (f"recurrence::zoneout_keeps_its_share_of_every_state[{cell}-{mode}]",)
 
 
+def anew(way: str, cell: str = "lstm", case: str = "2-ragged") -> tuple[str, ...]:
+    """The parity test of resets."""
+    return (f"resets::resets_equal_calls_of_one_step[{way}-{cell}-{case}]",)
+
+
 def derived(cell: str) -> tuple[str, ...]:
     """The test of a cell's own backward."""
     return (f"cells::backward_is_the_derivative_of_forward[{cell}]",)
@@ -322,6 +327,23 @@ MUTATIONS = [Mutation(*entry) for entry in (
     ("dropout takes its random words in another order", "random/kernels.py",
      ("dropout::the_kernel_equals_the_definition[dense-dtype1]",),
      "tl.join(tl.join(a, c), tl.join(b, d))", "tl.join(tl.join(a, b), tl.join(c, d))"),
+    ("dropout forgets where a segment begins", "random/kernels.py",
+     ("dropout::the_kernel_equals_the_definition[segments-dtype1]",),
+     "step += tl.load(begins + sequence, mask=present, other=0)", "step += 0"),
+    # Resets.
+    ("a reset at the first step keeps the state", "resets.py", anew("segments"),
+     "(begins == 0) & ~resets[0][sequence]", "(begins == 0)"),
+    ("backward in time every segment starts anew", "resets.py", anew("padded"),
+     "at_end=last[sequence] == place[: names.shape[0]]", "at_end=begins < 0"),
+    ("the states of the two directions trade ends", "resets.py", anew("segments"),
+     "torch.stack((self.last, self.first)[:directions])",
+     "torch.stack((self.first, self.last)[:directions])"),
+    ("an empty sequence forgets its state", "resets.py", anew("segments"),
+     "return chosen(tuple(found), ~self.inside[0], hx)", "return tuple(found)"),
+    ("what lies past a length joins the last segment", "resets.py", anew("padded"),
+     "starts = starts | (step == lengths)", "starts = starts | (step == lengths + 1)"),
+    ("the definition resets a step too early, backward in time", "reference.py",
+     anew("definition"), "boundary = t + 1 if reverse else t", "boundary = t"),
     # Cells.
     ("lstm swaps the gradients of i and f", "cells/lstm.py", derived("lstm"),
      "return (d_input, d_forget, d_candidate, d_output)",
