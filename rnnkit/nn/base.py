@@ -351,7 +351,8 @@ class Recurrent(NamedWeights):
         if packed is not None:
             if packed.unsorted_indices is not None:
                 last = tuple(value.index_select(1, packed.unsorted_indices) for value in last)
-            return packed._replace(data=output), last
+            # Not `_replace`: Dynamo forgets what else a PackedSequence holds.
+            return PackedSequence(output, *packed[1:]), last
         if not batched:
             return output.squeeze(1), tuple(value.squeeze(1) for value in last)
         return output.transpose(0, 1) if self.batch_first else output, last
