@@ -84,6 +84,7 @@ def recurrent(
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
     together = together and _flows(cell, hidden, num_layers, decision, weights[1])
     together = together and (begins is None or not (training and dropout > 0))
+    own = together or decision.engine in ("torch", "reference")
     draws = training and decision.engine != "torch" and (dropout > 0 or any(extras.zoneout))
     if seed is None and draws:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device)
@@ -129,7 +130,7 @@ def recurrent(
         if _takes_lengths(decision, lengths, extras):
             # The engine finds its way through sequences of any order, as they lie.
             rows = Rows(input.shape[0], input.shape[1])
-            return run(input, hx, rows, None, lengths)
+            return _writable(own, *run(input, hx, rows, None, lengths))
         # torch's own layers take packed rows, for which the lengths must be on the host.
         if decision.engine == "torch" or on_host(lengths, decision):
             lengths = lengths.cpu()
@@ -140,8 +141,17 @@ def recurrent(
             return only_real_rows(run, input, hx, lengths)
         return all_rows(run, input, hx, lengths)
     if batch_sizes is None:
-        return run(input, hx, Rows(input.shape[0], input.shape[1]), None)
-    return run(input, hx, packed_rows(batch_sizes, hx[0].shape[1]), order)
+        return _writable(own, *run(input, hx, Rows(input.shape[0], input.shape[1]), None))
+    return _writable(own, *run(input, hx, packed_rows(batch_sizes, hx[0].shape[1]), order))
+
+
+def _writable(own: bool, output: Tensor, last: States) -> tuple[Tensor, States]:
+    """The same results, which the caller may change in place.
+
+    Args:
+        own: whether no backward pass reads the output; else the caller gets a copy.
+    """
+    return output if own or not output.requires_grad else output.clone(), last
 
 
 def _takes_lengths(decision: Decision, lengths: Tensor, extras: Extras) -> bool:

@@ -312,3 +312,17 @@ def test_resets_that_do_not_fit_are_refused() -> None:
         run(layer, x, state, resets=torch.zeros(6, 4).bool(), batch_sizes=torch.tensor([4]))
     with pytest.raises(RuntimeError, match="sequence length to be larger than 0"):
         run(layer, x[:0], state, resets=torch.zeros(0, 4).bool())
+
+
+@pytest.mark.parametrize("backend", ["resident", "launch", "eager", NATIVELY])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_results_may_be_changed_in_place(kind: str, backend: str) -> None:
+    layer, x, state = setup(kind)
+    found = []
+    for inplace in (True, False):
+        results = run(layer, x, state, backend=backend)
+        changed = [value.mul_(3) if inplace else value * 3 for value in results]
+        loss = sum(value.square().sum() for value in changed)
+        found.append(torch.autograd.grad(loss, layer.parameters()))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)

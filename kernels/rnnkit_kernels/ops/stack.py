@@ -92,10 +92,11 @@ def stack(
         )
     h_n = last_states(rows, y, h0, [False] * layers)
     last = x.new_empty(0) if c0 is None else c_n.to(c0.dtype, copy=True)
-    output = y[:, -1].clone(memory_format=torch.contiguous_format)
+    output = y.new_empty(*x.shape[:-1], h0.shape[2])  # no view, which may not be changed in place
+    output.view(-1, h0.shape[2]).copy_(y[:, -1])
     if not save:
         y, dropped = y.new_empty(0), y.new_empty(0)
-    return output.view(*x.shape[:-1], h0.shape[2]), h_n, last, y, saved, states, dropped
+    return output, h_n, last, y, saved, states, dropped
 
 
 @stack.register_fake
