@@ -21,6 +21,8 @@ from torch.utils._pytree import tree_map_only
 from triton.runtime import interpreter
 from triton.runtime.jit import mangle_type
 
+from rnnkit_kernels.ops import interpreter as interpreted
+
 Index = tuple[int, int, int]
 
 PAUSE = 1e-3  # seconds after a poll
@@ -216,7 +218,15 @@ def exact_bfloat16_dot() -> Iterator[None]:
     def constant(value: float) -> Any:
         return rounded(np.array([value]))
 
-    with mock.patch.multiple(
-        builder, create=True, cast_impl=cast, binary_op=binary, create_dot=dot, get_bf16=constant
+    with (
+        mock.patch.multiple(
+            builder,
+            create=True,
+            cast_impl=cast,
+            binary_op=binary,
+            create_dot=dot,
+            get_bf16=constant,
+        ),
+        mock.patch.object(interpreted, "WRONG", frozenset()),
     ):
         yield

@@ -326,3 +326,23 @@ def test_results_may_be_changed_in_place(kind: str, backend: str) -> None:
         found.append(torch.autograd.grad(loss, layer.parameters()))
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("backend", ["triton", "resident", "launch"])
+def test_the_interpreter_is_asked_for_no_bfloat16(backend: Any, autocast: bool) -> None:
+    layer, x, state = setup("lstm")
+    if not autocast:
+        layer, x, state = layer.bfloat16(), x.bfloat16(), tuple(v.bfloat16() for v in state)
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=autocast),
+        pytest.raises(RuntimeError, match=r"can't compute in torch.bfloat16.*use float32"),
+    ):
+        run(layer, x, state, backend=backend)
+
+
+def test_the_interpreter_takes_no_bfloat16_for_a_vocabulary() -> None:
+    hidden, weight = torch.randn(6, 8).bfloat16(), torch.randn(40, 8).bfloat16()
+    target = torch.randint(40, (6,))
+    with pytest.raises(RuntimeError, match=r"can't compute in torch.bfloat16.*use float32"):
+        functional.linear_cross_entropy(hidden, weight, None, target, backend="triton")

@@ -78,8 +78,8 @@ def test_a_plan_is_printed_with_its_tiles(
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     layer = rnnkit.LSTM(3, hidden, peephole=True, zoneout=0.1, backend="triton")
-    layer = layer.to(torch.bfloat16)
-    found = rnnkit.explain(layer, torch.randn(5, batch, 3, dtype=torch.bfloat16))
+    layer = layer.to(torch.float16)
+    found = rnnkit.explain(layer, torch.randn(5, batch, 3, dtype=torch.float16))
     assert found.decision.engine == engine
     plan = found.decision.plan
     assert plan is not None
@@ -105,6 +105,10 @@ def test_it_raises_what_the_call_would(monkeypatch: pytest.MonkeyPatch) -> None:
     layer = rnnkit.LSTM(3, 4, backend="triton")
     with pytest.raises(RuntimeError, match='backend="triton" needs a GPU'):
         rnnkit.explain(layer, torch.randn(5, 2, 3))
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert rnnkit.explain(layer, torch.randn(5, 2, 3)).decision.engine == "resident"
+    with pytest.raises(RuntimeError, match=r"can't compute in torch.bfloat16.*interpreter"):
+        rnnkit.explain(layer.bfloat16(), torch.randn(5, 2, 3).bfloat16())
 
 
 @pytest.mark.parametrize("module", [nn.LSTM(3, 4), nn.Linear(3, 4), nn.Sequential()], ids=repr)

@@ -19,13 +19,13 @@ emissions and, summed, of the transitions.
 
 import importlib.util
 import math
-import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rnnkit_kernels.crf import loops
+from rnnkit_kernels.ops import interpreter
 from rnnkit_kernels.ops.context import on_device
 from rnnkit_kernels.ops.twice import differentiate_twice
 
@@ -106,14 +106,9 @@ def _engine(emissions: Tensor, exact: torch.dtype, backend: str) -> str:
     """What runs the recursions, "triton" or "torch"."""
     if backend not in ("auto", "triton", "torch"):
         raise ValueError(f"backend must be one of auto, triton, torch, got {backend!r}")
-    tags, obstacle = emissions.shape[2], None
-    if not emissions.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        obstacle = (
-            f"needs a GPU, and the emissions are on {emissions.device}: move them there, "
-            'use backend="auto", or set TRITON_INTERPRET=1 before the start to interpret the '
-            "kernels"
-        )
-    elif not _HAS_TRITON:
+    tags = emissions.shape[2]
+    obstacle = interpreter.refuses(emissions.device, exact, "the emissions are")
+    if not _HAS_TRITON:
         obstacle = "needs triton, which is not installed"
     elif exact != torch.float32:
         obstacle = f"computes in float32, and an input is {exact}"

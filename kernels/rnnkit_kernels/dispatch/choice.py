@@ -11,7 +11,6 @@ Measurements may name an engine themselves.
 """
 
 import importlib.util
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -22,6 +21,7 @@ from torch import Tensor
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu import native, rule
 from rnnkit_kernels.dispatch import tables
+from rnnkit_kernels.ops import interpreter
 from rnnkit_kernels.ops.context import recurrent_precision
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, plan
 
@@ -304,12 +304,9 @@ def _triton(
     backend: Backend,
 ) -> Decision:
     """The kernels by their rule, or one mode of them."""
-    if not input.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise RuntimeError(
-            f'backend="{backend}" needs a GPU, and the input is on {input.device}: move it there, '
-            'use backend="auto", or set TRITON_INTERPRET=1 before the start to interpret the '
-            "kernels"
-        )
+    obstacle = interpreter.refuses(input.device, compute_dtype(weights[1]), "the input is")
+    if obstacle:
+        raise RuntimeError(f'backend="{backend}" {obstacle}')
     mode: Mode | None = None if backend == "triton" else backend  # type: ignore[assignment]
     found = _plan(cell, input, weights, has_projections, sequences, mode=mode)
     if isinstance(found, Fallback):

@@ -12,7 +12,6 @@ logits again. `tiles.py` makes them in Triton, a tile at a time.
 """
 
 import importlib.util
-import os
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, linear
 
 from rnnkit_kernels.cpu.products import by_onednn, onednn_suits
+from rnnkit_kernels.ops import interpreter
 from rnnkit_kernels.ops.context import on_device
 from rnnkit_kernels.ops.twice import differentiate_twice
 from rnnkit_kernels.recurrence.eager import state_dtype
@@ -102,11 +102,9 @@ def _engine(hidden: Tensor, backend: str) -> str:
         raise RuntimeError('backend="triton" can\'t run: triton is not installed')
     if hidden.dtype == torch.float64:
         raise RuntimeError('backend="triton" has no float64: use backend="auto"')
-    if not hidden.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise RuntimeError(
-            f'backend="triton" needs a GPU, and hidden is on {hidden.device}: move it there or '
-            'use backend="auto"'
-        )
+    obstacle = interpreter.refuses(hidden.device, hidden.dtype, "hidden is")
+    if obstacle:
+        raise RuntimeError(f'backend="triton" {obstacle}')
     if hidden.is_cuda and torch.cuda.get_device_capability(hidden.device) < (8, 0):
         raise RuntimeError(
             'backend="triton" needs a GPU of compute capability 8.0 or later: use backend="auto"'
