@@ -76,8 +76,8 @@ def recurrent(
     if batch_sizes is not None and batch_sizes.is_cuda:
         ragged = batch_sizes
     decision = choose(
-        cell, input, weights, has_projections, ragged, backend, extras, sequences, num_layers,
-        directions,
+        cell, input, (*weights, *hx), has_projections, ragged, backend, extras, sequences,
+        num_layers, directions,
     )  # fmt: skip
     assert resets is None or decision.engine == "reference"
     hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]

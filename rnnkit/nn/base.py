@@ -15,6 +15,7 @@ from rnnkit.nn.inputs import (
     check_reset_state,
     checked_resets,
     checked_state,
+    is_tensor,
 )
 from rnnkit.nn.opacus import let_opacus_refuse
 from rnnkit.nn.options import (
@@ -277,7 +278,7 @@ class Recurrent(NamedWeights):
         name = type(self).__name__
         packed = input if isinstance(input, PackedSequence) else None
         data = packed.data if packed is not None else input
-        if not isinstance(data, Tensor):
+        if not is_tensor(data):
             raise TypeError(
                 f"{name}: expected a tensor or a PackedSequence, got {type(data).__name__}"
             )

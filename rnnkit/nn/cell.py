@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rnnkit.nn.inputs import check_pair
+from rnnkit.nn.inputs import check_pair, is_tensor
 from rnnkit.nn.tracing import recorded_call, refuse_scripting
 from rnnkit_kernels.functional import FastPath, gru_reset_before
 
@@ -37,7 +37,7 @@ _NAMES = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
 
 def _check_state(cell: nn.RNNCellBase, input: Tensor, hx: Tensor, which: str) -> None:
     """Refuse an initial state that torch would fail on from deep inside, or broadcast."""
-    if not isinstance(hx, Tensor):
+    if not is_tensor(hx):
         raise TypeError(
             f"{type(cell).__name__}: expected {which} to be a tensor, got {type(hx).__name__}"
         )
@@ -54,7 +54,7 @@ def _check_state(cell: nn.RNNCellBase, input: Tensor, hx: Tensor, which: str) ->
 
 
 def _check_input(cell: nn.RNNCellBase, input: Tensor) -> None:
-    if not isinstance(input, Tensor):
+    if not is_tensor(input):
         raise TypeError(
             f"{type(cell).__name__}: expected a tensor as input, got {type(input).__name__}"
         )

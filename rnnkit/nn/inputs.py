@@ -5,10 +5,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import TypeIs  # torch brings it; typing has it from Python 3.13
 
 from rnnkit_kernels.functional import autocasts
 
 States = tuple[Tensor, ...]
+
+
+def is_tensor(value: Any) -> TypeIs[Tensor]:
+    """Whether it is a tensor or has `__torch_function__`, by which torch.nn takes it for one."""
+    return isinstance(value, Tensor) or hasattr(type(value), "__torch_function__")
 
 
 def check_pair(name: str, hx: Any, which: str = "hx") -> None:
@@ -27,7 +33,7 @@ def check_pair(name: str, hx: Any, which: str = "hx") -> None:
     kinds = [type(h).__name__ for h in hx] if several else [type(hx).__name__]
     got = f"{', '.join(kinds)} ({len(kinds)} of 2)" if several else kinds[0]
     message = f"{name}: expected {which} to be a pair (h, c) of tensors, got {got}"
-    if not isinstance(hx, Tensor) and not (several and all(isinstance(h, Tensor) for h in hx)):
+    if not is_tensor(hx) and not (several and all(is_tensor(h) for h in hx)):
         raise TypeError(message)
     if not several or len(hx) != 2:
         raise RuntimeError(message)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rnnkit.nn.base import Recurrent
-from rnnkit.nn.inputs import check_pair
+from rnnkit.nn.inputs import check_pair, is_tensor
 from rnnkit.nn.options import Zoneout, check_flag
 from rnnkit.nn.tracing import recorded_call
 from rnnkit_kernels.functional import Backend
@@ -218,7 +218,7 @@ class _OneState(Recurrent):
         if node is not None:
             return node  # type: ignore[no-any-return]
         for which, value in (("hx", hx), ("hx_reset", hx_reset)):
-            if value is not None and not isinstance(value, Tensor):
+            if value is not None and not is_tensor(value):
                 raise TypeError(
                     f"{type(self).__name__}: expected {which} to be one tensor h_0, got "
                     f"{type(value).__name__}"

@@ -95,7 +95,8 @@ def choose(
     Args:
         cell: a key of `CELLS`.
         input: the layer's input; its device and the transforms around it matter.
-        weights: flat; the dtype and the hidden size are read off the second.
+        weights: flat; the dtype and the hidden size are read off the second. The initial states may
+            follow: what they are matters as what the weights are.
         has_projections: whether h is projected.
         lengths: of a padded input, or None.
         backend: what the user asked for.
