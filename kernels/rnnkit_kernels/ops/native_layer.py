@@ -67,7 +67,7 @@ class _Layer(torch.autograd.Function):
         tensors = ctx.saved_tensors
         needs_dx = ctx.needs_input_grad[2]
         # Grad mode is on here where the gradients will be differentiated themselves.
-        run: Any = _differentiable if torch.is_grad_enabled() else _gradients
+        run: Any = _by_operator if torch.is_grad_enabled() or _batched(gradients) else _gradients
         found = run(*gradients, *tensors, ctx.cell, "native", ctx.recompute, needs_dx)
         given = [tensor is not None for tensor in tensors[:DIFFERENTIABLE]]
         given[0] = needs_dx
@@ -112,8 +112,13 @@ def _gradients(
     )
 
 
-def _differentiable(*inputs: Any) -> list[Any]:
-    """As `_gradients`, by the operator that knows its own derivative.
+def _batched(gradients: tuple[Any, ...]) -> bool:
+    """Whether vmap runs the backward pass, for many gradients at once: they have no memory."""
+    return not all(g is None or torch._C._has_storage(g) for g in gradients)
+
+
+def _by_operator(*inputs: Any) -> list[Any]:
+    """As `_gradients`, by the operator, of which torch knows derivative and vmap.
 
     It takes sequences in order of their lengths.
     """
@@ -132,7 +137,8 @@ def _differentiable(*inputs: Any) -> list[Any]:
         if value is None or value.numel() == 0:
             return value
         own = value.shape[2:] if value.shape[:2] == (steps, batch) else value.shape[1:]
-        return value.reshape(steps, batch, *own).index_select(1, order).flatten(0, 1)
+        ordered = value.reshape(steps, batch, *own).index_select(1, order)
+        return ordered.reshape(-1, *own)
 
     def states(value: Any) -> Any:
         return None if value is None else value.index_select(1, order)

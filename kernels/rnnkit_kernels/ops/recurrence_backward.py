@@ -3,6 +3,7 @@
 Its own formula recomputes through `reference.py`, which autograd differentiates twice.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ from rnnkit_kernels.recurrence.rows import Rows
 # The first inputs of `recurrence` are tensors; of its backward, their gradients come before them.
 LAYER_INPUTS = 12
 DIFFERENTIABLE = 9
+# A tuple, not a list: torch's vmap then runs an operator that it has no rule for once an entry.
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 @tells_shortage
@@ -51,7 +54,7 @@ def layer_gradients(
     mode: str,
     recompute: bool,
     needs_dx: bool,
-) -> list[Tensor]:
+) -> Gradients:
     """Gradients of x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0.
 
     Those of absent inputs are empty.
@@ -78,7 +81,7 @@ def layer_gradients(
             kind, dy, dh_n, dc_n, *inputs, zoneout, rows, reverse, y, saved, states, needs_dx
         )
         whole = (None if dx is None else dx.view(shape), *of_others)
-        return [x.new_empty(0) if gradient is None else gradient for gradient in whole]
+        return present(x, whole)
     dy = torch.zeros_like(y) if dy is None else dy.reshape(y.shape)
     dh_n = torch.zeros_like(h0) if dh_n is None else dh_n
     dc: Tensor | None = None
@@ -157,7 +160,13 @@ def layer_gradients(
             d_h0.to(h0.dtype, copy=True),
             None if c0 is None else carries[names.index("cell")].to(c0.dtype, copy=True),
         )
-        return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]
+        return present(x, gradients)
+
+
+def present(x: Tensor, gradients: Iterable[Tensor | None]) -> Gradients:
+    """What an operator returns, in which absent gradients are empty and of x's kind."""
+    found: Any = tuple(x.new_empty(0) if value is None else value for value in gradients)
+    return found  # type: ignore[no-any-return]
 
 
 recurrence_backward = torch.library.custom_op(
@@ -215,21 +224,24 @@ def _saved_again(
 
 
 @recurrence_backward.register_fake
-def _(*inputs: Any) -> list[Tensor]:
+def _(*inputs: Any) -> Gradients:
+    return like_inputs(*inputs)
+
+
+def like_inputs(*inputs: Any) -> Gradients:
+    """Room for the gradients that a backward operator returns, whose arguments these are."""
     x, *others = inputs[3 : 3 + DIFFERENTIABLE]
     wanted = (x if inputs[-1] else None, *others)
-    return [
-        x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in wanted
-    ]
+    return present(x, (None if t is None else t.new_empty(t.shape) for t in wanted))
 
 
-def _save_backward_inputs(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+def _save_backward_inputs(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
     ctx.save_for_backward(*inputs[: 3 + LAYER_INPUTS])
     ctx.cell, ctx.reverse = inputs[-5], inputs[-4]
     ctx.set_materialize_grads(False)
 
 
-def _double_backward(ctx: Any, outer: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+def _double_backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
     """Differentiate the backward through the definition of the layer."""
     *inputs, zoneout, batch_sizes, offsets = ctx.saved_tensors
 
@@ -239,7 +251,7 @@ def _double_backward(ctx: Any, outer: list[Tensor | None]) -> tuple[Tensor | Non
         rows = rows_of(x, h0, batch_sizes, offsets)
         return reference.directions(ctx.cell, (x, *others, zoneout), rows, ctx.reverse)
 
-    return (*differentiate_twice(run, inputs[:3], inputs[3:], outer), *[None] * 11)
+    return (*differentiate_twice(run, inputs[:3], inputs[3:], list(outer)), *[None] * 11)
 
 
 recurrence_backward.register_autograd(_double_backward, setup_context=_save_backward_inputs)

@@ -15,8 +15,9 @@ from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.ops.context import on_device
 from rnnkit_kernels.ops.layer import input_gates, last_states, rows_of
 from rnnkit_kernels.ops.planned import planned_stack
+from rnnkit_kernels.ops.recurrence_backward import DIFFERENTIABLE
 from rnnkit_kernels.ops.shortage import tells_shortage
-from rnnkit_kernels.ops.stack_backward import DIFFERENTIABLE, TENSORS, stack_backward
+from rnnkit_kernels.ops.stack_backward import TENSORS, stack_backward
 
 
 @torch.library.custom_op("rnnkit::stack", mutates_args=())

@@ -10,14 +10,17 @@ from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.ops.context import gemm_precision, on_device
 from rnnkit_kernels.ops.layer import hidden_gradients, member, rows_of
 from rnnkit_kernels.ops.planned import planned_stack
+from rnnkit_kernels.ops.recurrence_backward import (
+    Gradients,
+    like_inputs,
+    present,
+)
 from rnnkit_kernels.ops.shortage import tells_shortage
 from rnnkit_kernels.ops.twice import differentiate_twice
 from rnnkit_kernels.random.dropout import definition
 from rnnkit_kernels.random.philox import STREAMS
 
-# Inputs of `stack` that are tensors, and those of them that have a gradient.
-TENSORS = 13
-DIFFERENTIABLE = 9
+TENSORS = 13  # inputs of `stack` that are tensors
 
 
 @torch.library.custom_op("rnnkit::stack_backward", mutates_args=())
@@ -47,7 +50,7 @@ def stack_backward(
     cell: str,
     mode: str,
     needs_dx: bool,
-) -> list[Tensor]:
+) -> Gradients:
     """Gradients of x, the weights, biases and cell weights, h0 and c0, empty where absent.
 
     Args:
@@ -121,25 +124,21 @@ def stack_backward(
             d_h0.to(h0.dtype, copy=True),
             None if c0 is None else carry[kind.carry.index("cell")].to(c0.dtype, copy=True),
         )
-        return [x.new_empty(0) if gradient is None else gradient for gradient in gradients]
+        return present(x, gradients)
 
 
 @stack_backward.register_fake
-def _(*inputs: Any) -> list[Tensor]:
-    x, *others = inputs[3 : 3 + DIFFERENTIABLE]
-    wanted = (x if inputs[-1] else None, *others)
-    return [
-        x.new_empty(0) if tensor is None else tensor.new_empty(tensor.shape) for tensor in wanted
-    ]
+def _(*inputs: Any) -> Gradients:
+    return like_inputs(*inputs)
 
 
-def _save_backward_inputs(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+def _save_backward_inputs(ctx: Any, inputs: tuple[Any, ...], output: Gradients) -> None:
     ctx.save_for_backward(*inputs[: 3 + TENSORS])
     ctx.dropout, ctx.cell = inputs[-4], inputs[-3]
     ctx.set_materialize_grads(False)
 
 
-def _double_backward(ctx: Any, outer: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+def _double_backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
     """Differentiate the backward through the definition of the layers, one after another."""
     *inputs, batch_sizes, offsets, order, seed = ctx.saved_tensors
 
@@ -147,7 +146,7 @@ def _double_backward(ctx: Any, outer: list[Tensor | None]) -> tuple[Tensor | Non
         rows = rows_of(inputs[3], inputs[10], batch_sizes, offsets)
         return by_definition(layer_inputs, rows, order, seed, ctx.dropout, ctx.cell)
 
-    return (*differentiate_twice(run, inputs[:3], inputs[3:], outer), *[None] * 12)
+    return (*differentiate_twice(run, inputs[:3], inputs[3:], list(outer)), *[None] * 12)
 
 
 stack_backward.register_autograd(_double_backward, setup_context=_save_backward_inputs)

@@ -130,3 +130,17 @@ def test_kernels_refuse_what_they_cannot_run() -> None:
     large = random_layer("lstm", hidden=300).to(torch.float32)
     with pytest.raises(RuntimeError, match="hidden size 300 does not stay on chip"):
         recurrence(*arguments(large, "resident"))
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@pytest.mark.parametrize("storage", ["dense", "packed", "padded"])
+@pytest.mark.parametrize("mode", ["launch", "resident", "eager", "native"])
+def test_many_gradients_at_once_are_those_of_one_after_another(mode: str, storage: str) -> None:
+    layer = random_layer("lstm", storage, hidden=4, batch=2, lengths=None).to(torch.float32)
+    y = recurrence(*arguments(layer, mode))[0]
+    arriving = torch.randn(2, *y.shape)
+    leaves = layer.leaves()
+    found = torch.autograd.grad(y, leaves, arriving, retain_graph=True, is_grads_batched=True)
+    single = (torch.autograd.grad(y, leaves, g, retain_graph=True) for g in arriving)
+    for a, b in zip(found, map(torch.stack, zip(*single, strict=True)), strict=True):
+        torch.testing.assert_close(a, b)
