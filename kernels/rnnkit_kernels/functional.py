@@ -28,7 +28,7 @@ from rnnkit_kernels.dispatch.choice import (
     choose,
     compute_dtype,
 )
-from rnnkit_kernels.lengths import checked_lengths
+from rnnkit_kernels.lengths import checked_lengths, sequences
 from rnnkit_kernels.ops.shortage import is_shortage
 from rnnkit_kernels.reference import gru_reset_before
 from rnnkit_kernels.resets import recurrent
@@ -51,6 +51,7 @@ __all__ = [
     "lstm",
     "recurrent",
     "rnn",
+    "sequences",
 ]
 
 

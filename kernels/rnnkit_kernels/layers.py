@@ -22,7 +22,9 @@ from rnnkit_kernels.lengths import (
     on_host,
     only_real_rows,
     packed_rows,
+    sequences,
 )
+from rnnkit_kernels.ops.context import observed, traces
 from rnnkit_kernels.ops.native_layer import native_layer
 from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.ops.stack import stack
@@ -69,17 +71,18 @@ def recurrent(
         )
     if lengths is not None:
         lengths = checked_lengths(lengths, input)
-    sequences = None if batch_sizes is None else hx[0].shape[1]
     directions = 2 if bidirectional else 1
     # What is on a device, or under a transform, is not read: neither lengths nor what is like them.
     ragged = resets if lengths is None else lengths
-    if batch_sizes is not None and batch_sizes.is_cuda:
+    if batch_sizes is not None and (batch_sizes.is_cuda or (begins is not None and traces())):
         ragged = batch_sizes
     decision = choose(
-        cell, input, (*weights, *hx), has_projections, ragged, backend, extras, sequences,
-        num_layers, directions,
+        cell, input, (*weights, *hx), has_projections, ragged, backend, extras,
+        None if batch_sizes is None else hx[0].shape[1], num_layers, directions,
     )  # fmt: skip
     assert resets is None or decision.engine == "reference"
+    if decision.engine == "reference" and traces():
+        input = _of_fixed_length(input, batch_sizes)
     hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
     together = together and _flows(cell, hidden, num_layers, decision, weights[1])
@@ -151,14 +154,25 @@ def _writable(own: bool, output: Tensor, last: States) -> tuple[Tensor, States]:
     Args:
         own: whether no backward pass reads the output; else the caller gets a copy.
     """
-    return output if own or not output.requires_grad else output.clone(), last
+    kept = output.requires_grad or traces()  # a trace may be trained later
+    return output.clone() if kept and not own else output, last
+
+
+def _of_fixed_length(input: Tensor, batch_sizes: Tensor | None) -> Tensor:
+    """The same input; a trace of the definition holds its steps one by one, and takes no others."""
+    if batch_sizes is not None:
+        raise RuntimeError(
+            "a layer that runs by its definition can't be traced over packed sequences, whose "
+            "numbers of steps the trace would keep: trace it over a padded batch with lengths="
+        )
+    return input.view(int(input.shape[0]), *input.shape[1:])
 
 
 def _takes_lengths(decision: Decision, lengths: Tensor, extras: Extras) -> bool:
     """Whether a padded batch runs as it lies, and no row of it is packed."""
     return (
         decision.engine == "native"
-        and not torch.compiler.is_compiling()
+        and not observed()
         and not extras.recompute
         and lengths.device.type == "cpu"
         and bool(lengths.any())
@@ -241,9 +255,10 @@ def _layer(
         y, h_n, last = reference.directions(cell, inputs, rows, layer_norm=norm, anew=anew)
         return y, (h_n,) if last is None else (h_n, last)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    save = save or traces()
     engine, recompute = decision.engine, extras.recompute
     inputs = (*inputs, rows.batch_sizes, rows.offsets)
-    if engine == "native" and not torch.compiler.is_compiling():
+    if engine == "native" and not observed():
         y, h_n, c_n = native_layer((*inputs, lengths), cell, save, recompute)
         return y, (h_n,) if c_n is None else (h_n, c_n)
     y, h_n, c_n, _, _ = recurrence(*inputs, cell, False, engine, save, recompute)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from rnnkit_kernels.dispatch.choice import Decision
+from rnnkit_kernels.ops.context import traces
 from rnnkit_kernels.recurrence.rows import Rows
 
 States = tuple[Tensor, ...]
@@ -22,9 +24,16 @@ def packed_rows(batch_sizes: Tensor, batch: int) -> Rows:
     return Rows(batch_sizes.shape[0], batch, batch_sizes, offsets)
 
 
+def sequences(batch_sizes: Tensor) -> int:
+    """B of a PackedSequence; of torch.jit's tracer a tensor, as sizes are there, no constant."""
+    batch: Any = batch_sizes[0]
+    return batch if traces() else int(batch)
+
+
 def on_host(lengths: Tensor, decision: Decision) -> bool:
     """Whether lengths may be read: not on a device, in a trace or under a transform."""
-    traced = torch.compiler.is_compiling() or decision.engine == "reference"
+    traced = torch.compiler.is_compiling() or traces()
+    traced = traced or decision.engine == "reference"
     return lengths.device.type == "cpu" and not traced
 
 
@@ -32,7 +41,8 @@ def checked_lengths(lengths: Tensor, input: Tensor, least: int = 0) -> Tensor:
     """The lengths as int64, found to be one a sequence, and between `least` and T.
 
     Raises:
-        ValueError: they are not; on a device, or while it is traced, an assertion there fails.
+        ValueError: they are not; on a device, or while it is traced, an assertion there fails. In
+            what torch.jit has traced it is a RuntimeError, "index out of range".
     """
     steps, batch = input.shape[:2]
     if lengths.dtype not in (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8):
@@ -43,6 +53,9 @@ def checked_lengths(lengths: Tensor, input: Tensor, least: int = 0) -> Tensor:
         )
     lengths = lengths.to(torch.int64)  # int8 could not be compared with 200 steps
     outside = (lengths < least) | (lengths > steps)
+    if traces():  # an assertion has no result, so it would drop out of the trace
+        allowed = torch.arange(least, steps + 1, device=lengths.device)
+        return allowed.index_select(0, lengths - least)
     if lengths.device.type != "cpu" or torch.compiler.is_compiling():
         # Never read on the host: a failed assertion stops the device.
         torch._assert_async(

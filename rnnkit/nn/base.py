@@ -37,6 +37,7 @@ from rnnkit_kernels.functional import (
     FastPath,
     choose,
     recurrent,
+    sequences,
 )
 
 
@@ -316,10 +317,10 @@ class Recurrent(NamedWeights):
         elif packed is None and self.batch_first:
             data = data.transpose(0, 1)
             resets = None if resets is None else resets.transpose(0, 1)
-        batch = int(packed.batch_sizes[0]) if packed is not None else data.shape[1]
+        batch = sequences(packed.batch_sizes) if packed is not None else data.shape[1]
         if exports_to_onnx():
-            sequences = None if packed is None else batch
-            refuse_onnx(self, self._decision(data, lengths, sequences).engine)
+            number = None if packed is None else batch
+            refuse_onnx(self, self._decision(data, lengths, number).engine)
         layers = self.num_layers * self._directions
         sizes = (self._output_size, self.hidden_size)[: self._states]
         shapes = [(layers, batch, size) for size in sizes]

@@ -62,8 +62,6 @@ def refuses(cell: str, input: Tensor, weights: Sequence[Tensor], autocasts: bool
         return "the input is empty"
     if torch.compiler.is_compiling():
         return ""
-    if torch._C._len_torch_dispatch_stack() > 0:
-        return "a TorchDispatchMode is active, which sees torch's own layers alone"
     kinds = {type(tensor) for tensor in (input, *weights)}
     if not kinds <= PLAIN:
         odd = next(kind.__name__ for kind in kinds if kind not in PLAIN)

@@ -22,7 +22,7 @@ from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu import native, rule
 from rnnkit_kernels.dispatch import tables
 from rnnkit_kernels.ops import interpreter
-from rnnkit_kernels.ops.context import recurrent_precision
+from rnnkit_kernels.ops.context import recurrent_precision, traces
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, plan
 
 Backend = Literal[
@@ -131,7 +131,9 @@ def choose(
     if backend not in ("auto", "torch"):
         return _triton(cell, input, weights, has_projections, sequences, backend)
     missing = extras.missing_in_torch(cell)
-    traced = torch.compiler.is_compiling()
+    # torch.jit traces torch's own layers, but what reads lengths on the host becomes a constant.
+    by_jit = traces()
+    traced = torch.compiler.is_compiling() or (by_jit and lengths is not None)
     transformed = _transformed()
     if lengths is not None and transformed is not None:
         return transformed  # packing looks into tensors, which a transform forbids
@@ -139,6 +141,8 @@ def choose(
         return transformed  # torch's own layers have no batching rule
     if missing is None and backend == "torch" and not traced:
         return Decision("torch", 'backend="torch" was asked for')
+    if missing is None and by_jit and not traced:
+        return Decision("torch", "torch.jit traces, whose programs run without rnnkit so")
     beyond_torch = missing is not None or _on_device(lengths) or traced
     if input.is_cuda and backend == "auto" and not traced:
         shape = (layers, directions)

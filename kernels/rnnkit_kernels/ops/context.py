@@ -1,4 +1,4 @@
-"""What an operator sets while its products and kernels run: the device, float32's precision."""
+"""Around an operator: who looks at it; and the device and float32's precision while it runs."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,6 +7,19 @@ import torch
 from torch import Tensor
 
 from rnnkit_kernels.recurrence.plan import Precision
+
+
+def observed() -> bool:
+    """Whether a compiler, torch.jit's tracer or a TorchDispatchMode looks at operators.
+
+    They see nothing of an engine that is called past the dispatcher.
+    """
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or traces()
+
+
+def traces() -> bool:
+    """Whether torch.jit traces: what does not pass the dispatcher becomes a constant."""
+    return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is not None
 
 
 def recurrent_precision() -> Precision:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu import native
+from rnnkit_kernels.ops.context import observed
 from rnnkit_kernels.ops.layer import rows_of
 from rnnkit_kernels.ops.recurrence_backward import (
     DIFFERENTIABLE,
@@ -67,7 +68,8 @@ class _Layer(torch.autograd.Function):
         tensors = ctx.saved_tensors
         needs_dx = ctx.needs_input_grad[2]
         # Grad mode is on here where the gradients will be differentiated themselves.
-        run: Any = _by_operator if torch.is_grad_enabled() or _batched(gradients) else _gradients
+        by_operator = torch.is_grad_enabled() or _batched(gradients) or observed()
+        run: Any = _by_operator if by_operator else _gradients
         found = run(*gradients, *tensors, ctx.cell, "native", ctx.recompute, needs_dx)
         given = [tensor is not None for tensor in tensors[:DIFFERENTIABLE]]
         given[0] = needs_dx

@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from rnnkit_kernels.cpu.products import by_onednn, onednn_suits
 from rnnkit_kernels.ops import interpreter
-from rnnkit_kernels.ops.context import on_device
+from rnnkit_kernels.ops.context import on_device, traces
 from rnnkit_kernels.ops.twice import differentiate_twice
 from rnnkit_kernels.recurrence.eager import state_dtype
 
@@ -87,6 +87,7 @@ def loss(
         return definition(hidden, weight, bias, target, ignore_index, summed)
     inputs = (hidden, weight, bias)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
+    save = save or traces()  # a trace may be trained later
     found: Tensor = operator(*inputs, target, ignore_index, summed, engine, save)[0]
     return found
 

@@ -537,3 +537,21 @@ def test_a_captured_graph_gives_the_same(backend: str) -> None:
         made = step()
     graph.replay()
     assert all(torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_what_torch_jit_has_traced_without_gradients_may_be_trained() -> None:
+    def run(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+        return linear_cross_entropy(hidden, weight, None, target)
+
+    hidden, weight = random_inputs(6, 3, 5)[:2]
+    with torch.no_grad():
+        traced = torch.jit.trace(run, (hidden, weight, torch.randint(5, (6,))))
+    leaves = [torch.randn(9, 3, requires_grad=True), weight.clone().requires_grad_()]
+    target = torch.randint(5, (9,))
+    found, expected = (
+        (loss, *torch.autograd.grad(loss, leaves))
+        for loss in (traced(*leaves, target), run(*leaves, target))
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
