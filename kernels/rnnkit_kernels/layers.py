@@ -25,6 +25,7 @@ from rnnkit_kernels.lengths import (
     sequences,
 )
 from rnnkit_kernels.ops.context import observed, traces
+from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.native_layer import native_layer
 from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.ops.stack import stack
@@ -64,6 +65,7 @@ def recurrent(
     `begins` goes with `batch_sizes`, see `random.dropout`; `resets` and `hx_reset` are for what
     runs by its definition, step by step: `resets.recurrent` leads all else to `batch_sizes`.
     """
+    tell_counters()
     if batch_sizes is None and input.shape[0] == 0:
         raise RuntimeError(
             "Expected sequence length to be larger than 0 in RNN, got an input of 0 steps for "

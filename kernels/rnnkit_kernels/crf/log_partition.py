@@ -27,6 +27,7 @@ from torch import Tensor
 from rnnkit_kernels.crf import loops
 from rnnkit_kernels.ops import interpreter
 from rnnkit_kernels.ops.context import on_device
+from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.twice import differentiate_twice
 
 MAX_TAGS = 64  # the kernels' registers hold all moves twice; between 128 tags they spill
@@ -88,6 +89,7 @@ def log_partition(
         ValueError: an unknown backend.
         RuntimeError: "triton" where the kernels can't run.
     """
+    tell_counters()
     weights = (transitions, start, end)
     wide = any(tensor.dtype == torch.float64 for tensor in (emissions, *weights))
     exact = torch.float64 if wide else torch.float32
@@ -215,6 +217,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, gradient: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+    tell_counters()
     if gradient is None:
         return (None,) * 6
     return (*partition_backward(gradient, *ctx.saved_tensors, ctx.engine), None, None)

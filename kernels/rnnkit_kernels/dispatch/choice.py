@@ -189,6 +189,9 @@ def _on_cpu(
     if missing is None and not traced:
         if why_not:
             return Decision("torch", why_not)
+        if torch._C._len_torch_dispatch_stack() > 0:
+            # Of torch's own layers a mode may see nothing it knows, such as oneDNN's LSTM.
+            return Decision("native", "a TorchDispatchMode is active: it sees an operator a layer")
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in (input, *weights))
         hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
         ragged = lengths is not None or sequences is not None

@@ -13,6 +13,7 @@ from torch import Tensor
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu import native
 from rnnkit_kernels.ops.context import observed
+from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.layer import rows_of
 from rnnkit_kernels.ops.recurrence_backward import (
     DIFFERENTIABLE,
@@ -124,6 +125,7 @@ def _by_operator(*inputs: Any) -> list[Any]:
 
     It takes sequences in order of their lengths.
     """
+    tell_counters()
     dy, dh_n, dc_n, x, *weights, h0, c0, zoneout, sizes, offsets, lengths = inputs[:16]
     kept, (cell, mode, recompute, needs_dx) = inputs[16:19], inputs[19:]
     options = (cell, False, mode, recompute, needs_dx)

@@ -9,6 +9,7 @@ from torch import Tensor
 from rnnkit_kernels.cells import CELLS, Cell
 from rnnkit_kernels.cpu import native
 from rnnkit_kernels.ops.context import gemm_precision, on_device
+from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.layer import input_gates, last_states, member, rows_of
 from rnnkit_kernels.ops.planned import run_planned
 from rnnkit_kernels.ops.recurrence_backward import (
@@ -161,6 +162,7 @@ def _backward(
             "this recurrence ran without keeping what a backward pass needs: it was traced or "
             "called with gradients off; trace it with gradients on to differentiate it"
         )
+    tell_counters()
     tensors = ctx.saved_tensors
     has_cell_state = tensors[DIFFERENTIABLE - 1] is not None
     gradients = recurrence_backward(

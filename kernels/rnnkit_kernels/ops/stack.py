@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.ops.context import on_device
+from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.layer import input_gates, last_states, rows_of
 from rnnkit_kernels.ops.planned import planned_stack
 from rnnkit_kernels.ops.recurrence_backward import DIFFERENTIABLE
@@ -136,6 +137,7 @@ def _backward(
 ) -> tuple[Tensor | None, ...]:
     if not ctx.save:
         raise RuntimeError("this stack ran without keeping what a backward pass needs")
+    tell_counters()
     tensors = ctx.saved_tensors
     has_cell_state = tensors[DIFFERENTIABLE - 1] is not None
     gradients = stack_backward(

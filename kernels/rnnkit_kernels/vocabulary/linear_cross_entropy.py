@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy, linear
 from rnnkit_kernels.cpu.products import by_onednn, onednn_suits
 from rnnkit_kernels.ops import interpreter
 from rnnkit_kernels.ops.context import on_device, traces
+from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.twice import differentiate_twice
 from rnnkit_kernels.recurrence.eager import state_dtype
 
@@ -81,6 +82,7 @@ def loss(
         RuntimeError: "triton" where the kernels can't run.
         IndexError: a target that is no word.
     """
+    tell_counters()
     engine = _engine(hidden, backend)
     transformed = torch._C._are_functorch_transforms_active()
     if transformed or torch.autograd.forward_ad._current_level >= 0:
@@ -321,6 +323,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
 
 
 def _differentiate(ctx: Any, gradient: Tensor | None, *unused: Any) -> tuple[Tensor | None, ...]:
+    tell_counters()
     if gradient is None:
         return (None,) * 8
     options = (ctx.ignore_index, ctx.summed, ctx.engine)
