@@ -28,14 +28,11 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 
 HAS_GPU = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
 
-# Without it torch's own LSTM raises under autocast on a CPU, and so does the layer in its place.
+# Without it torch's own LSTM raises under autocast on a CPU.
 BFLOAT16_LSTM = torch.ops.mkldnn._is_mkldnn_bf16_supported()
 # Where nothing has built it, everything runs in PyTorch.
 NATIVE = library(CELLS["lstm"]) is not None
 needs_engine = pytest.mark.skipif(not NATIVE, reason=missing(CELLS["lstm"]))
-needs_bfloat16_lstm = pytest.mark.skipif(
-    not BFLOAT16_LSTM, reason="this processor has no bfloat16 in oneDNN, so torch's LSTM raises"
-)
 
 if not HAS_GPU:
     _before = os.environ.get("TRITON_INTERPRET")

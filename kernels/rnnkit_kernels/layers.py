@@ -14,7 +14,16 @@ from torch import Tensor
 from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu.padded_lstm import padded_lstm, suits
-from rnnkit_kernels.dispatch.choice import PLAIN, Backend, Decision, Extras, choose, compute_dtype
+from rnnkit_kernels.dispatch.choice import (
+    PLAIN,
+    Backend,
+    Decision,
+    Extras,
+    autocasts,
+    choose,
+    compute_dtype,
+)
+from rnnkit_kernels.dispatch.cpu_autocast import result_dtypes
 from rnnkit_kernels.lengths import (
     States,
     all_rows,
@@ -89,7 +98,8 @@ def recurrent(
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
     together = together and _flows(cell, hidden, num_layers, decision, weights[1])
     together = together and (begins is None or not (training and dropout > 0))
-    own = together or decision.engine in ("torch", "reference")
+    # Rows of segments are copied once more when they go back to their places.
+    apart = together or begins is not None or decision.engine in ("torch", "reference")
     draws = training and decision.engine != "torch" and (dropout > 0 or any(extras.zoneout))
     if seed is None and draws:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device=input.device)
@@ -105,7 +115,9 @@ def recurrent(
             options = (has_biases, num_layers, dropout, training, bidirectional)
             return _torch_stack(cell, data, state, weights, options, rows)
         rows = rows.to(data.device)
-        data, state, cast = _autocast(data, state, weights)
+        ragged = lengths is not None or rows.batch_sizes is not None
+        dtypes = _result_dtypes(cell, decision, state, weights[1], ragged, has_projections, extras)
+        data, state, cast = _autocast(data, state, weights, bool(dtypes))
         size = len(weights) // num_layers
         if together:
             rate = dropout if training else 0.0
@@ -129,13 +141,17 @@ def recurrent(
             inputs = (data, *parts, own, shares, rows, extras, lengths, anew)
             data, final = _layer(cell, decision, *inputs)
             last.append(final)
-        return data, tuple(torch.cat(values) for values in zip(*last, strict=True))
+        states = tuple(torch.cat(values) for values in zip(*last, strict=True))
+        if not dtypes:
+            return data, states
+        cast_back = (value.to(dtype) for value, dtype in zip(states, dtypes, strict=True))
+        return data.to(dtypes[0]), tuple(cast_back)
 
     if lengths is not None:
         if _takes_lengths(decision, lengths, extras):
             # The engine finds its way through sequences of any order, as they lie.
             rows = Rows(input.shape[0], input.shape[1])
-            return _writable(own, *run(input, hx, rows, None, lengths))
+            return _writable(apart, *run(input, hx, rows, None, lengths))
         # torch's own layers take packed rows, for which the lengths must be on the host.
         if decision.engine == "torch" or on_host(lengths, decision):
             lengths = lengths.cpu()
@@ -146,18 +162,18 @@ def recurrent(
             return only_real_rows(run, input, hx, lengths)
         return all_rows(run, input, hx, lengths)
     if batch_sizes is None:
-        return _writable(own, *run(input, hx, Rows(input.shape[0], input.shape[1]), None))
-    return _writable(own, *run(input, hx, packed_rows(batch_sizes, hx[0].shape[1]), order))
+        return _writable(apart, *run(input, hx, Rows(input.shape[0], input.shape[1]), None))
+    return _writable(apart, *run(input, hx, packed_rows(batch_sizes, hx[0].shape[1]), order))
 
 
-def _writable(own: bool, output: Tensor, last: States) -> tuple[Tensor, States]:
+def _writable(apart: bool, output: Tensor, last: States) -> tuple[Tensor, States]:
     """The same results, which the caller may change in place.
 
     Args:
-        own: whether no backward pass reads the output; else the caller gets a copy.
+        apart: whether no backward pass reads the output; else the caller gets a copy.
     """
     kept = output.requires_grad or traces()  # a trace may be trained later
-    return output.clone() if kept and not own else output, last
+    return output.clone() if kept and not apart else output, last
 
 
 def _of_fixed_length(input: Tensor, batch_sizes: Tensor | None) -> Tensor:
@@ -335,11 +351,37 @@ def _torch_stack(
     return output, tuple(last)
 
 
+def _result_dtypes(
+    cell: str,
+    decision: Decision,
+    state: States,
+    weight: Tensor,
+    ragged: bool,
+    has_projections: bool,
+    extras: Extras,
+) -> tuple[torch.dtype, ...]:
+    """Under autocast on a CPU the dtypes that torch's own layers give; () where there is no rule.
+
+    Kernels for GPUs run in autocast's dtype, interpreted too, and so does what torch lacks.
+    """
+    ours = decision.engine in ("native", "eager", "reference")
+    if not ours or weight.device.type != "cpu" or not autocasts(weight.device):
+        return ()
+    if extras.missing_in_torch(cell) is not None:
+        return ()
+    return result_dtypes(cell, compute_dtype(weight), state, ragged, has_projections)
+
+
 def _autocast(
-    data: Tensor, state: States, weights: Sequence[Tensor]
+    data: Tensor, state: States, weights: Sequence[Tensor], exact: bool
 ) -> tuple[Tensor, States, Sequence[Tensor]]:
-    """Cast to autocast's dtype where it is on, as torch does for cuDNN's layers."""
-    dtype = compute_dtype(weights[1])
+    """Cast all to one dtype.
+
+    Args:
+        exact: whether to the weights' own; else to autocast's where it is on, as torch does for
+            cuDNN's layers.
+    """
+    dtype = weights[1].dtype if exact else compute_dtype(weights[1])
     if all(tensor.dtype == dtype for tensor in (weights[1], data, *state)):
         return data, state, weights
     return data.to(dtype), tuple(v.to(dtype) for v in state), [w.to(dtype) for w in weights]

@@ -218,10 +218,7 @@ def test_cpu_autocast_gives_what_torch_gives(kind: str) -> None:
     input, hx = torch.randn(4, 2, 3), random_state(ours, 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         if kind == "LSTM" and not BFLOAT16_LSTM:
-            for layer in (theirs, ours):
-                with pytest.raises(RuntimeError, match="primitive"):
-                    layer(input, hx)
-            return
+            pytest.skip("torch's own LSTM raises here; see test_cpu_autocast.py")
         assert_equal(ours(input, hx), theirs(input, hx))
         if kind != "LSTM with projection":
             assert_equal(ours(input.bfloat16()), theirs(input.bfloat16()))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import rnnkit
-from tests.conftest import NATIVE, needs_bfloat16_lstm
+from tests.conftest import NATIVE
 from tests.nn import loops
 from tests.nn.layers import CLASSES, assert_close, assert_equal, gradients, leaf, random_state
 from tests.nn.layers import tensors as tensors_of
@@ -148,13 +148,7 @@ def test_the_engine_is_not_torchs_unless_torch_can_do_it(kind: str) -> None:
     assert engine == expected
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=needs_bfloat16_lstm if kind == "LSTM weight drop" else ())
-        for kind in OPTIONS
-    ],
-)
+@pytest.mark.parametrize("kind", OPTIONS)
 def test_cpu_autocast_computes_in_bfloat16(kind: str) -> None:
     layer = build(kind, dtype=torch.float32, num_layers=2)
     input = torch.randn(5, 2, 3)

@@ -11,7 +11,6 @@ from torch.nn.functional import dropout
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import rnnkit
-from tests.conftest import needs_bfloat16_lstm
 from tests.nn.layers import (
     ALL,
     STANDARD,
@@ -165,7 +164,6 @@ def test_it_compiles_into_one_graph_that_drops(kind: str) -> None:
     torch.testing.assert_close(compiled.eval()(input)[0], layer.eval()(input)[0])
 
 
-@needs_bfloat16_lstm
 def test_autocast_drops_too() -> None:
     layer = rnnkit.LSTM(3, 5, 2, weight_drop=0.5)
     input = torch.randn(4, 2, 3)

@@ -13,7 +13,6 @@ from torch.optim import SGD
 
 from rnnkit.language_modeling.task import LanguageModel
 from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
-from tests.conftest import needs_bfloat16_lstm
 from tests.small_runs import Losses, make_data, make_model, make_trainer
 
 pytestmark = pytest.mark.training
@@ -41,10 +40,7 @@ def logged(folder, name):
     [
         {"gradient_clip_val": 0.01},
         {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
-        pytest.param(
-            {"gradient_clip_val": 0.01, "precision": "bf16-mixed"},
-            marks=needs_bfloat16_lstm,
-        ),
+        {"gradient_clip_val": 0.01, "precision": "bf16-mixed"},
         {},
     ],
     ids=["by_norm", "by_value", "by_norm_in_bfloat16", "none"],

@@ -21,6 +21,7 @@ from torch import Tensor
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu import native, rule
 from rnnkit_kernels.dispatch import tables
+from rnnkit_kernels.dispatch.cpu_autocast import onednn_refuses
 from rnnkit_kernels.ops import interpreter
 from rnnkit_kernels.ops.context import recurrent_precision, traces
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, plan
@@ -29,6 +30,7 @@ Backend = Literal[
     "auto", "triton", "native", "torch", "resident", "data", "counter", "launch", "eager"
 ]  # fmt: skip
 BACKENDS: tuple[str, ...] = get_args(Backend)
+_TRACED = "traced: one opaque operator a layer"
 _HAS_TRITON = importlib.util.find_spec("triton") is not None  # found, not imported
 
 
@@ -140,6 +142,12 @@ def choose(
     if transformed is not None and not traced and _under_vmap():
         return transformed  # torch's own layers have no batching rule
     if missing is None and backend == "torch" and not traced:
+        ragged = lengths is not None or sequences is not None
+        why_not = onednn_refuses(cell, input, ragged, has_projections)
+        if why_not:
+            raise RuntimeError(
+                f'backend="torch" can\'t run this layer: {why_not}: use backend="auto", or float32'
+            )
         return Decision("torch", 'backend="torch" was asked for')
     if missing is None and by_jit and not traced:
         return Decision("torch", "torch.jit traces, whose programs run without rnnkit so")
@@ -170,7 +178,7 @@ def choose(
     if missing is None and not traced:
         where = "GPU at this shape" if input.is_cuda else "kind of device"
         return Decision("torch", f"no kernel was measured to be faster on this {where}")
-    why = f"torch has no {missing}" if missing else "traced: one opaque operator a layer"
+    why = f"torch has no {missing}" if missing else _TRACED
     return transformed or Decision("eager", why)
 
 
@@ -185,7 +193,15 @@ def _on_cpu(
     traced: bool,
 ) -> Decision | None:
     """The native engine, or torch's own layers by what was measured; None where neither can."""
-    why_not = native.refuses(cell, input, weights, autocasts(input.device))
+    ragged = lengths is not None or sequences is not None
+    autocast = autocasts(input.device)
+    if missing is None and autocast:
+        # The results have the dtypes of torch's own layers, whoever runs; see `cpu_autocast.py`.
+        why = _TRACED if traced else onednn_refuses(cell, input, ragged, has_projections)
+        if why:
+            why_not = native.refuses(cell, input, weights, autocasts=False)
+            return Decision("eager" if why_not else "native", why)
+    why_not = native.refuses(cell, input, weights, autocast)
     if missing is None and not traced:
         if why_not:
             return Decision("torch", why_not)
@@ -194,7 +210,6 @@ def _on_cpu(
             return Decision("native", "a TorchDispatchMode is active: it sees an operator a layer")
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in (input, *weights))
         hidden = int(weights[1].shape[0]) // CELLS[cell].gates_at[-1]
-        ragged = lengths is not None or sequences is not None
         steps = input.shape[0] if sequences is None else -(-input.shape[0] // max(1, sequences))
         faster, why = rule.faster(
             cell, steps, _batch(input, sequences), hidden, trains, ragged, has_projections
@@ -202,8 +217,7 @@ def _on_cpu(
         return Decision("native" if faster else "torch", why)
     if why_not:
         return None
-    why = f"torch has no {missing}" if missing else "traced: one opaque operator a layer"
-    return Decision("native", why)
+    return Decision("native", f"torch has no {missing}" if missing else _TRACED)
 
 
 def _on_device(lengths: Tensor | None) -> bool:

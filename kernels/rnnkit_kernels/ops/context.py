@@ -34,7 +34,14 @@ def recurrent_precision() -> Precision:
 
 @contextmanager
 def gemm_precision(example: Tensor) -> Iterator[None]:
-    """Run the products around the loop at the loop's float32 precision."""
+    """Run the products of a layer in the dtype of their operands, at the loop's float32 precision.
+
+    Autocast has cast what it casts before an operator; within, its results have their dtypes.
+    """
+    if torch.is_autocast_enabled("cpu") and example.device.type == "cpu":
+        with torch.autocast("cpu", enabled=False):
+            yield
+        return
     if not example.is_cuda or example.dtype != torch.float32:
         yield
         return
