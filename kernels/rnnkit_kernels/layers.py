@@ -31,7 +31,6 @@ from rnnkit_kernels.lengths import (
     on_host,
     only_real_rows,
     packed_rows,
-    sequences,
 )
 from rnnkit_kernels.ops.context import observed, traces
 from rnnkit_kernels.ops.flops import tell_counters

@@ -23,6 +23,7 @@ from torch import Tensor
 from rnnkit_kernels import layers
 from rnnkit_kernels.dispatch.choice import PLAIN, by_definition
 from rnnkit_kernels.lengths import States, checked_lengths
+from rnnkit_kernels.ops.context import traces
 from rnnkit_kernels.reference import chosen
 
 
@@ -188,7 +189,7 @@ def recurrent(
         )
     if lengths is not None:
         lengths = checked_lengths(lengths, input).to(resets.device)
-        resets = resets & (torch.arange(len(resets), device=resets.device)[:, None] < lengths)
+        resets = resets & (torch.arange(resets.shape[0], device=resets.device)[:, None] < lengths)
     given = {"lengths": lengths, **options}
     directions = 2 if options.get("bidirectional") else 1
     segments = None
@@ -209,7 +210,7 @@ def recurrent(
 
 def _may_read(resets: Tensor) -> bool:
     """Whether the host may wait for values."""
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if torch.compiler.is_compiling() or traces():
         return False
     return not (resets.is_cuda and torch.cuda.is_current_stream_capturing())
 

@@ -311,3 +311,22 @@ def test_what_does_not_fit_is_named() -> None:
             layer(input, **options)
     with pytest.raises(TypeError, match="GRU: expected hx_reset to be one tensor h_0, got tuple"):
         make("GRU")(x, resets=where, hx_reset=(zeros, zeros))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("kind", ["LSTM", "GRU reset before"])
+def test_a_jit_trace_takes_other_numbers_of_steps_and_sequences(kind: str) -> None:
+    layer = make(kind, num_layers=2, bidirectional=True)
+
+    class Model(torch.nn.Module):
+        def forward(self, x: Tensor, where: Tensor, lengths: Tensor) -> Any:
+            return layer(x, resets=where, lengths=lengths)[0]
+
+    def given(steps: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        x = torch.randn(steps, batch, 3, dtype=torch.float64)
+        return x, torch.rand(steps, batch) < 0.3, torch.randint(0, steps + 1, (batch,))
+
+    traced = torch.jit.trace(Model(), given(6, 4))
+    for steps, batch in ((6, 7), (9, 3)):
+        arguments = given(steps, batch)
+        assert_close(traced(*arguments), Model()(*arguments))
