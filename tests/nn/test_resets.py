@@ -319,8 +319,12 @@ def test_a_jit_trace_takes_other_numbers_of_steps_and_sequences(kind: str) -> No
     layer = make(kind, num_layers=2, bidirectional=True)
 
     class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = layer
+
         def forward(self, x: Tensor, where: Tensor, lengths: Tensor) -> Any:
-            return layer(x, resets=where, lengths=lengths)[0]
+            return self.layer(x, resets=where, lengths=lengths)[0]
 
     def given(steps: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
         x = torch.randn(steps, batch, 3, dtype=torch.float64)
