@@ -188,7 +188,8 @@ class LanguageModel(WindowTask):
         for name, parameter in self.named_parameters():
             if init_recurrent or not name.startswith("rnn."):
                 nn.init.uniform_(parameter, -init_range, init_range)
-        self._training_state: State | None = None
+        self._training_state: State | None = None  # after the last window
+        self._window_state: State | None = None  # before it
         self._evaluation_state: State | None = None
         self.validation_perplexity = Perplexity(IGNORED)
         self.train_perplexity = Perplexity(IGNORED)
@@ -269,18 +270,24 @@ class LanguageModel(WindowTask):
         self.train(training)
         return float(metric.compute())
 
+    def on_train_batch_start(self, batch: Window, batch_idx: int) -> None:
+        """Hold the state that the window starts from: an optimizer may read it several times."""
+        super().on_train_batch_start(batch, batch_idx)
+        self._window_state = None if batch.position == 0 else self._training_state
+
     def training_step(self, window: Window, batch_idx: int) -> Tensor:
         """Loss of one window, which starts from the state that the one before it ended with."""
-        state = None if window.position == 0 else self._training_state
-        output, state = self._read(window.input, state)
+        output, state = self._read(window.input, self._window_state)
         self._training_state = map_state(state, Tensor.detach)
         dropped = self.dropout(output)
         summed = self.decoder.loss(dropped.flatten(0, 1), window.target.flatten(), IGNORED)
         targets = (window.target != IGNORED).sum()
         penalties = self._penalties(output, dropped)
         penalised = summed + sum(penalties) * targets if penalties else summed
-        loss = self.loss_per_target(penalised, targets, likelihood=summed)
-        return loss * len(window.input) if self.loss_reduction == "sum_over_time" else loss
+        divisor = targets
+        if self.loss_reduction == "sum_over_time":
+            divisor = targets / len(window.input)
+        return self.loss_per_target(penalised, targets, summed, divisor)
 
     def _penalties(self, output: Tensor, dropped: Tensor) -> list[Tensor]:
         """What the activations of the last layer, (T, B, H), cost a token."""

@@ -23,6 +23,7 @@ class WindowTask(Task):
         Raises:
             ValueError: Windows with rates of their own would be added up to one step.
         """
+        super().on_train_batch_start(batch, batch_idx)
         batches = self.trainer.accumulate_grad_batches
         if batches > 1 and batch.rate_factor != 1:
             raise ValueError(

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from typing_extensions import Self  # torch brings it; typing has it from Python 3.11
 
 from rnnkit.screen.terminal import visible
+from rnnkit.training.accumulation import Accumulation
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Task(LightningModule):
     """Whether `train/ppl`, the exponential of the loss, means anything."""
 
     equal_batches: ClassVar[bool] = False
-    """Whether all batches have as many targets, so that their gradients may be added."""
+    """Whether every process has as many targets in a batch as the others."""
 
     def __init__(
         self,
@@ -61,6 +62,8 @@ class Task(LightningModule):
         self._lr_scheduler = lr_scheduler
         self._lr_scheduler_interval = lr_scheduler_interval
         self._losses: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._evaluated = False  # whether this batch has had its loss
+        self._accumulation = Accumulation(self._mean_over_processes)
         self._norms: list[tuple[int, Tensor]] = []  # steps, and their gradients' norms
         self._started = 0.0
 
@@ -72,8 +75,18 @@ class Task(LightningModule):
         else:
             super().__setattr__(name, value)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Begin with a batch, and with a step where no other batch waits for its own."""
+        self._evaluated = False
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            self._accumulation.begin()
+
     def loss_per_target(
-        self, summed: Tensor, targets: Tensor, likelihood: Tensor | None = None
+        self,
+        summed: Tensor,
+        targets: Tensor,
+        likelihood: Tensor | None = None,
+        divisor: Tensor | None = None,
     ) -> Tensor:
         """The loss of a training batch, noted for `train/loss` and `train/ppl`.
 
@@ -81,18 +94,49 @@ class Task(LightningModule):
             summed: Over the real targets, scalar.
             targets: Their number, a scalar tensor: of tokens, or of sentences.
             likelihood: Summed negative log-likelihood, for the perplexity; None: `summed` is that.
+            divisor: What the sum is divided by, a scalar tensor; None: `targets`.
+
+        Raises:
+            ValueError: The optimizer asks for the loss of accumulated batches again.
         """
-        likelihood = summed if likelihood is None else likelihood
-        self._losses.append((summed.detach(), likelihood.detach(), targets))
-        self._log_training()
-        if self.trainer.world_size > 1 and not self.equal_batches:
-            # Gradients are averaged over processes: each divides by the mean number of targets. No
-            # integer, for the mean may be none; a copy, for the sum is made in place; not by
-            # Lightning, which adds a barrier.
-            targets = targets.to(torch.float64, copy=True)
-            torch.distributed.all_reduce(targets)
-            targets = targets / self.trainer.world_size
-        return summed / targets.to(summed.dtype)
+        batches = self.trainer.accumulate_grad_batches
+        if not self._evaluated:
+            likelihood = summed if likelihood is None else likelihood
+            self._losses.append((summed.detach(), likelihood.detach(), targets))
+            self._log_training()
+        elif batches > 1:
+            raise ValueError(
+                f"the optimizer evaluates the loss more than once a step, which "
+                f"trainer.accumulate_grad_batches {batches} cannot repeat: make it 1, and the "
+                "batches of the data larger instead"
+            )
+        self._evaluated = True
+        divisor = targets if divisor is None else divisor
+        if batches == 1:
+            return summed / self._mean_over_processes(divisor).to(summed.dtype)
+        # The Trainer divides by the number of batches.
+        return summed * batches / self._accumulation.add(divisor).to(summed.dtype)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Differentiate, and put the sum right after the last of accumulated batches."""
+        super().backward(loss, *args, **kwargs)
+        if self._ends_step():
+            self._accumulation.finish(self.parameters())
+
+    def _ends_step(self) -> bool:
+        """Whether this batch is the last one of an optimizer step."""
+        ends = (self.trainer.fit_loop.batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        return ends or self.trainer.is_last_batch
+
+    def _mean_over_processes(self, divisor: Tensor) -> Tensor:
+        """What each process divides by, for their gradients are averaged."""
+        if self.trainer.world_size == 1 or self.equal_batches:
+            return divisor
+        # No integer, for the mean may be none; a copy, for the sum is made in place; not by
+        # Lightning, which adds a barrier.
+        divisor = divisor.to(torch.float64, copy=True)
+        torch.distributed.all_reduce(divisor)
+        return divisor / self.trainer.world_size
 
     def _log_training(self) -> None:
         """Log the steps since the last time, and stop where one of them has no finite loss.
@@ -102,9 +146,7 @@ class Task(LightningModule):
         """
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         batches = self.trainer.accumulate_grad_batches
-        ends_step = (self.trainer.fit_loop.batch_idx + 1) % batches == 0
-        due = every > 0 and (self.global_step + 1) % every == 0
-        due = due and (ends_step or self.trainer.is_last_batch)
+        due = every > 0 and (self.global_step + 1) % every == 0 and self._ends_step()
         if not (due or self.trainer.is_last_batch):
             return
         summed, likelihood, targets = (
@@ -187,15 +229,16 @@ class Task(LightningModule):
         """Forget what another run has noted, and refuse what would weigh the loss wrongly.
 
         Raises:
-            ValueError: Gradients of batches of different sizes would be added.
+            ValueError: A strategy accumulates gradients by itself.
         """
-        batches = self.trainer.accumulate_grad_batches
-        if batches > 1 and not self.equal_batches:
+        strategy, batches = self.trainer.strategy, self.trainer.accumulate_grad_batches
+        if batches > 1 and strategy.handles_gradient_accumulation:
             raise ValueError(
-                f"trainer.accumulate_grad_batches {batches} would weigh batches and not what is "
-                "in them: make the batches of the data larger instead"
+                f"trainer.accumulate_grad_batches {batches} with {type(strategy).__name__} would "
+                "weigh batches and not what is in them: make the batches of the data larger instead"
             )
         self._losses.clear()
+        self._accumulation.begin()
         self._norms.clear()
         self._started = time.perf_counter()
 

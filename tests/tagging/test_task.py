@@ -474,30 +474,6 @@ def test_every_evaluation_counts_its_own_sentences_only(folder, capsys):
     assert model.validation_loss.weight == model.test_loss.weight == 0
 
 
-@pytest.mark.training
-@pytest.mark.parametrize("output", ["crf", "softmax"])
-def test_gradients_of_batches_of_different_sizes_are_not_accumulated(folder, output):
-    data = make_data(folder)
-    assert len({len(batch.references) for batch in data.train_dataloader()}) > 1
-    model = make_model(data, output=output)
-    with pytest.raises(ValueError, match="accumulate_grad_batches 2 would weigh batches"):
-        make_trainer(accumulate_grad_batches=2).fit(model, data)
-    make_trainer(accumulate_grad_batches=1, max_steps=1).fit(model, data)
-
-
-class EqualBatches(Tagger):
-    equal_batches = True
-
-
-@pytest.mark.training
-def test_gradients_of_equal_batches_may_be_accumulated(folder):
-    data = make_data(folder)
-    model = EqualBatches(data.vocabulary_size, data.character_vocabulary_size, data.tags)
-    trainer = make_trainer(accumulate_grad_batches=2, limit_val_batches=0)
-    trainer.fit(model, data)
-    assert trainer.global_step == 4
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -115,7 +115,7 @@ def test_the_loss_is_the_mean_over_all_batches_since_it_was_last_logged(
         accumulate_grad_batches=accumulated,
     )
     trainer.fit(make_model(data), data)
-    batches = torch.tensor(losses.values) * accumulated  # the Trainer divides them
+    batches = torch.tensor(losses.values)
     expected = batches.view(3, 2 * accumulated).mean(1).tolist()
     found = logged(tmp_path, "train/loss")
     assert found == pytest.approx(dict(zip((1, 3, 5), expected, strict=True)), rel=1e-5)
