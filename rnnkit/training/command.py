@@ -16,7 +16,6 @@ import torch
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -29,6 +28,7 @@ from rnnkit.training.callbacks.cpu_engine import CpuEngine
 from rnnkit.training.callbacks.curve import CurvePlot
 from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.training.callbacks.generator_states import GeneratorStates
+from rnnkit.training.callbacks.last_checkpoint import LastCheckpoint
 from rnnkit.training.callbacks.progress import TrainingProgress
 from rnnkit.training.callbacks.signals import StopOnSignal
 from rnnkit.training.configurations import restrict
@@ -118,8 +118,7 @@ class TrainingCLI(LightningCLI):
             StopOnSignal(shlex.join(["rnnkit", *self.arguments])),
         ]
         if settings.get("enable_checkpointing") is not False:
-            # To go on with. ModelCheckpoint's own save_last writes it only beside a better one.
-            callbacks.append(ModelCheckpoint(filename="last", enable_version_counter=False))
+            callbacks.append(LastCheckpoint())
         if settings.get("enable_progress_bar") is not False:
             callbacks.append(TrainingProgress())
         self.trainer_defaults["callbacks"] = callbacks

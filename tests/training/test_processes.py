@@ -122,6 +122,18 @@ def test_two_processes_train_as_one(task, tmp_path):
         assert next((tmp_path / "two").rglob("translations.txt")).read_text().count("epoch") == 2
 
 
+def test_two_processes_accumulate_as_one(tmp_path):
+    """Their shares of a batch have other numbers of targets."""
+    parameters = []
+    for name, devices in (("one", ()), ("two", TWO)):
+        accumulated = ("--trainer.accumulate_grad_batches", "3", "--trainer.max_steps", "4")
+        done = fit("tagging/announcements", tmp_path / name, *accumulated, *devices)
+        assert done.returncode == 0, done.stderr
+        parameters.append(last(tmp_path / name)["state_dict"])
+    for name, parameter in parameters[0].items():
+        assert torch.allclose(parameters[1][name], parameter, atol=1e-5), name
+
+
 class Fault(Callback):
     """Something that goes wrong in one of the processes after step 5."""
 
