@@ -9,6 +9,7 @@ import shlex
 import signal
 import warnings
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from rnnkit.training.callbacks.averaged_checkpoint import AveragedCheckpoint
 from rnnkit.training.callbacks.best_checkpoint import KeepBestCheckpoint
 from rnnkit.training.callbacks.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from rnnkit.training.callbacks.cpu_engine import CpuEngine
@@ -32,6 +34,7 @@ from rnnkit.training.callbacks.last_checkpoint import LastCheckpoint
 from rnnkit.training.callbacks.progress import TrainingProgress
 from rnnkit.training.callbacks.signals import StopOnSignal
 from rnnkit.training.configurations import restrict
+from rnnkit.training.factory import Factory
 
 RUNS = Path("runs")
 """Folder of all runs: `runs/<name of the first configuration file>/version_<n>`."""
@@ -84,6 +87,13 @@ class TrainingCLI(LightningCLI):
         self.arguments = args
         self.config = parser.parse_args(args)
 
+    def instantiate_classes(self) -> None:
+        """Make model, data and trainer; the model can be copied, as callbacks that average do."""
+        super().instantiate_classes()
+        for name, value in list(vars(self.model).items()):
+            if isinstance(value, partial):
+                setattr(self.model, name, Factory(value))
+
     def before_instantiate_classes(self) -> None:
         """Set what holds for the whole process.
 
@@ -118,7 +128,7 @@ class TrainingCLI(LightningCLI):
             StopOnSignal(shlex.join(["rnnkit", *self.arguments])),
         ]
         if settings.get("enable_checkpointing") is not False:
-            callbacks.append(LastCheckpoint())
+            callbacks += [LastCheckpoint(), AveragedCheckpoint()]
         if settings.get("enable_progress_bar") is not False:
             callbacks.append(TrainingProgress())
         self.trainer_defaults["callbacks"] = callbacks

@@ -8,13 +8,11 @@ Merity et al. 2018 (arXiv 1708.02182), algorithm 1: non-monotonically triggered 
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from torch.nn import Module
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -59,8 +57,10 @@ class TriggeredAveraging(WeightAveraging):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make room for the average, or bring that of a checkpoint to the model's device."""
+        # After the model's own `setup`, which may give buffers other shapes. It averages
+        # parameters; buffers, which may be tables of integers, are copied.
         if self._average_model is None:
-            self._average_model = _copy(pl_module)
+            self._average_model = AveragedModel(pl_module)
         # Its count of steps stays on the host, which asks for it at every step.
         self._average_model.module.to(pl_module.device)
 
@@ -117,7 +117,7 @@ class TriggeredAveraging(WeightAveraging):
         """Go on with the average and the weights in training, if the checkpoint has both."""
         # Where a checkpoint is scored its average is in the model already, and has to stay.
         if _training(trainer) and "averaging_state" in checkpoint:
-            self._average_model = _copy(pl_module)
+            self._average_model = AveragedModel(pl_module)
             super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
@@ -129,19 +129,6 @@ class TriggeredAveraging(WeightAveraging):
         super().load_state_dict(state_dict)
         self.scores = list(state_dict["scores"])
         self.triggered = state_dict["triggered"]
-
-
-def _copy(model: LightningModule) -> AveragedModel:
-    """A copy of the model, made after its own `setup`, which may give buffers other shapes.
-
-    It averages parameters; buffers, which may be tables of integers, are copied.
-    """
-    # As the base class does, but for functions that the model holds: factories that the command
-    # line made have locks inside, which cannot be copied.
-    functions = {id(value): value for value in vars(model).values() if callable(value)}
-    average = AveragedModel(Module())
-    average.module = deepcopy(model, functions)
-    return average
 
 
 def _training(trainer: Trainer) -> bool:

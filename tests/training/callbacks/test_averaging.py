@@ -1,7 +1,5 @@
 """Averaging that begins where validation gets stuck, with scores that are written down here."""
 
-from functools import partial
-from threading import RLock
 from types import SimpleNamespace
 
 import pytest
@@ -282,14 +280,6 @@ def test_the_checkpoint_of_a_validation_knows_what_that_triggered(tmp_path):
     assert at["callbacks"]["TriggeredAveraging"]["triggered"]
     assert at["averaging_state"]["n_averaged"] == 1
     assert "averaging_state" not in before
-
-
-def test_a_model_may_hold_functions_that_cannot_be_copied(tmp_path, averages):
-    model = Model()
-    model.factory = partial(torch.optim.SGD, lock=RLock())  # as from the command line
-    averaging = TriggeredAveraging(interval=2)
-    make_trainer(averaging).fit(model, *batches())
-    assert torch.allclose(model.weight, averages[EPOCHS], rtol=1e-5)
 
 
 def test_buffers_are_those_of_the_model_and_no_average(tmp_path):
