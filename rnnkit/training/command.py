@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
 import shlex
 import signal
@@ -31,10 +30,12 @@ from rnnkit.training.callbacks.curve import CurvePlot
 from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
 from rnnkit.training.callbacks.generator_states import GeneratorStates
 from rnnkit.training.callbacks.last_checkpoint import LastCheckpoint
+from rnnkit.training.callbacks.nothing_to_do import NothingToDo
 from rnnkit.training.callbacks.progress import TrainingProgress
 from rnnkit.training.callbacks.signals import StopOnSignal
 from rnnkit.training.configurations import restrict
 from rnnkit.training.factory import Factory
+from rnnkit.training.messages import select_messages
 
 RUNS = Path("runs")
 """Folder of all runs: `runs/<name of the first configuration file>/version_<n>`."""
@@ -125,6 +126,7 @@ class TrainingCLI(LightningCLI):
             KeepGoodCheckpoints(),
             KeepBestCheckpoint(),
             CurvePlot(),
+            NothingToDo(),
             StopOnSignal(shlex.join(["rnnkit", *self.arguments])),
         ]
         if settings.get("enable_checkpointing") is not False:
@@ -203,9 +205,7 @@ def run(arguments: list[str]) -> TrainingCLI:
         SystemExit: The process was told to end, by SIGTERM.
     """
     restrict()  # here, for Lightning's import lets configurations be read from addresses
-    # What Lightning tells about devices and products is no news; its warnings stay.
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    select_messages()
     # Lightning 2.6 uses a name that torch 2.13 has renamed.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     # A run that goes on from another one's checkpoint has a folder of its own.

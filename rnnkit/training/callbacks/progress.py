@@ -61,7 +61,8 @@ class TrainingProgress(ProgressBar):
         if self._enabled:
             parameters = sum(parameter.numel() for parameter in pl_module.parameters())
             self.console.print(
-                f"{parameters:,} parameters on {pl_module.device}, {steps:,} steps"
+                f"{parameters:,} parameters on {pl_module.device}"
+                f"{f', {steps:,} steps' if math.isfinite(steps) else ''}"
                 f"{f'; run in {folder}' if folder else ''}",
                 soft_wrap=True,
                 highlight=False,
