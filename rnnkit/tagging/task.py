@@ -14,9 +14,9 @@ over words for the softmax, and divided by their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -92,6 +92,7 @@ class Tagger(Task):
         "hidden_size", "num_layers", "directions", "output",
     )  # fmt: skip
     logs_perplexity = False
+    plateaus: ClassVar[Mapping[str, str]] = {"min": "val/loss", "max": "val/f1"}
 
     def __init__(
         self,

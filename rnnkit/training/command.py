@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -49,6 +50,14 @@ _FROM_DATA = (
     "tags",
     "scheme",
 )
+
+
+# What Lightning's barebones refuses to be asked for, and how it is not asked for.
+_NOT_BARE: dict[str, Any] = {
+    **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "profiler"), None),
+    **dict.fromkeys(("enable_model_summary", "log_every_n_steps", "num_sanity_val_steps"), None),
+    **dict.fromkeys(("fast_dev_run", "detect_anomaly"), False),
+}
 
 
 class NoProfiler(PassThroughProfiler):
@@ -113,13 +122,31 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer, with our logger where none is named, and our callbacks."""
         settings = self.config_init[self.subcommand]["trainer"]
-        if settings.get("logger") is None:
-            kwargs["logger"] = CSVLogger(RUNS, name=self._run_name())
-        if settings.get("profiler") is None and not settings.get("barebones"):  # which refuses any
-            kwargs["profiler"] = NoProfiler()
+        kwargs |= self._bare(settings) if settings.get("barebones") else self._equipped(settings)
         plugins = settings.get("plugins") or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins])]
         kwargs["plugins"].append(AtomicCheckpointIO())
+        trainer = super().instantiate_trainer(**kwargs)
+        checkpoint = self.config[self.subcommand].get("ckpt_path")
+        if checkpoint and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
+            # FSDP unpickles whatever a file holds: only plain data get as far as that.
+            if Path(checkpoint).is_dir():
+                raise ValueError(
+                    f"{checkpoint} is a folder, a checkpoint in shares: rnnkit reads single files, "
+                    "which FSDP writes with state_dict_type full"
+                )
+            read_checkpoint(checkpoint)
+        if trainer.strategy.root_device.type == "cpu":
+            keep_freed_memory()
+        return trainer
+
+    def _equipped(self, settings: Namespace) -> dict[str, Any]:
+        """What a Trainer gets; our callbacks come after those of the configuration."""
+        given: dict[str, Any] = {}
+        if settings.get("logger") is None:
+            given["logger"] = CSVLogger(RUNS, name=self._run_name())
+        if settings.get("profiler") is None:
+            given["profiler"] = NoProfiler()
         callbacks: list[Callback] = [
             GeneratorStates(),
             CpuEngine(),
@@ -134,19 +161,21 @@ class TrainingCLI(LightningCLI):
         if settings.get("enable_progress_bar") is not False:
             callbacks.append(TrainingProgress())
         self.trainer_defaults["callbacks"] = callbacks
-        trainer = super().instantiate_trainer(**kwargs)
-        checkpoint = self.config[self.subcommand].get("ckpt_path")
-        if checkpoint and type(trainer.strategy).load_checkpoint is not Strategy.load_checkpoint:
-            # FSDP unpickles whatever a file holds: only plain data get as far as that.
-            if Path(checkpoint).is_dir():
-                raise ValueError(
-                    f"{checkpoint} is a folder, a checkpoint in shares: rnnkit reads single files, "
-                    "which FSDP writes with state_dict_type full"
-                )
-            read_checkpoint(checkpoint)
-        if trainer.strategy.root_device.type == "cpu":
-            keep_freed_memory()
-        return trainer
+        return given
+
+    def _bare(self, settings: Namespace) -> dict[str, Any]:
+        """All that barebones switches off, switched off where a configuration asks for it too.
+
+        Lightning refuses to be asked for both, and every configuration of a training asks.
+        """
+        callbacks = settings.get("callbacks") or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        bare = [each for each in callbacks if not isinstance(each, (Checkpoint, ProgressBar))]
+        self.save_config_callback = None  # there is no folder of the run
+        self.trainer_defaults.pop("enable_model_summary")
+        warnings.filterwarnings("ignore", message=r".*`self.log\(\)` but `Trainer\(barebones")
+        print("barebones: no checkpoints, logs, pictures and progress, for the speed alone")
+        return {**_NOT_BARE, "callbacks": bare}
 
     def _run_name(self) -> str:
         configs = self.config[self.subcommand].get("config") or []

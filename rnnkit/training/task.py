@@ -11,15 +11,17 @@ from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from typing_extensions import Self  # torch brings it; typing has it from Python 3.11
 
 from rnnkit.screen.terminal import visible
 from rnnkit.training.accumulation import Accumulation
+from rnnkit.training.learning_rate import learning_rate, set_learning_rate, watched_by
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +47,9 @@ class Task(LightningModule):
 
     logs_perplexity: ClassVar[bool] = True
     """Whether `train/ppl`, the exponential of the loss, means anything."""
+
+    plateaus: ClassVar[Mapping[str, str]] = {"min": "val/ppl"}
+    """The score that torch's ReduceLROnPlateau watches in each of its modes."""
 
     equal_batches: ClassVar[bool] = False
     """Whether every process has as many targets in a batch as the others."""
@@ -250,8 +255,17 @@ class Task(LightningModule):
         scheduler = self._lr_scheduler(optimizer)
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self._lr_scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
-            settings["monitor"] = scheduler.monitor
+            settings["monitor"] = watched_by(scheduler, self.plateaus)
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    @property
+    def learning_rate(self) -> float | None:
+        """That of the run, by the name under which LearningRateFinder reads and sets it."""
+        return learning_rate(self.trainer) if self._trainer is not None else None
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        set_learning_rate(self.trainer, rate)
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:

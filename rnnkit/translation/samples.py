@@ -42,7 +42,8 @@ class SampleTranslations(Callback):
         """Take the sentences from the first batch."""
         if batch_idx > 0 or trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        folder = trainer.log_dir  # a broadcast: every process has to ask
+        # A broadcast, so every process has to ask; without a logger it is the working folder.
+        folder = trainer.log_dir if trainer.loggers else None
         if folder is None or not trainer.is_global_zero:
             return
         found: list[Hypothesis] = outputs["translations"][: self.count]

@@ -8,7 +8,8 @@ smoothing (Szegedy et al. 2016) enters the loss and never perplexity.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -86,6 +87,7 @@ class Translation(Task):
         "encoder_size", "hidden_size", "encoder_layers", "decoder_layers", "bidirectional",
         "bridge", "attention", "attention_inside", "input_feeding", "tied",
     )  # fmt: skip
+    plateaus: ClassVar[Mapping[str, str]] = {"min": "val/ppl", "max": "val/bleu"}
 
     def __init__(
         self,
