@@ -15,6 +15,8 @@ from torch import Tensor
 from rnnkit.data.vocabulary import UNKNOWN, Vocabulary
 from rnnkit.decoding.lines import LinesOf
 from rnnkit.decoding.sampling import Sampler
+from rnnkit.decoding.steps import StepModel
+from rnnkit.decoding.without import Without
 from rnnkit.language_modeling.corpora import Tokenizer
 from rnnkit.language_modeling.task import LanguageModel
 from rnnkit.screen.terminal import Parser, couplets, for_terminal, sentence
@@ -23,14 +25,28 @@ from rnnkit.training.loading import check_vocabularies, load_for_use, usable
 LONGEST_LINE = {"character": 100, "word": 50}
 """Most tokens of a line, twice what is usual in verse and a good sentence."""
 
+_DESCRIPTION = """\
+rnnkit generate --ckpt best.ckpt --prompt "the company said" --temperature 0.8 --no-unknown
+
+Let a trained language model continue a text.
+"""
+
 
 @dataclass(frozen=True)
 class Writer:
-    """A language model with the vocabulary and the tokenizer that it was trained with."""
+    """A language model with the vocabulary and the tokenizer that it was trained with.
+
+    Attributes:
+        model: The model.
+        vocabulary: What its ids stand for.
+        tokenizer: What makes tokens of a text and back.
+        writes_unknown: Whether it may write `<unk>`; it reads unknown words as that all the same.
+    """
 
     model: LanguageModel
     vocabulary: Vocabulary
     tokenizer: Tokenizer
+    writes_unknown: bool = True
 
     @classmethod
     def from_checkpoint(cls, path: str | os.PathLike[str]) -> Writer:
@@ -73,7 +89,7 @@ class Writer:
         if length < 1 or count < 1:
             raise ValueError(f"expected length and count of 1 or more, got {length} and {count}")
         read = self._read(prompt, 1, count)
-        drawn = sampler.generate(self.model, read[:-1], read[-1], length)
+        drawn = sampler.generate(self._writing(), read[:-1], read[-1], length)
         return [self._text(tokens) for tokens in torch.cat([read[1:], drawn]).t().tolist()]
 
     def write_lines(
@@ -99,7 +115,7 @@ class Writer:
         if count < 1:
             raise ValueError(f"expected count of 1 or more, got {count}")
         size, line_end = len(self.vocabulary), self.vocabulary.index(self.tokenizer.start)
-        form = LinesOf(self.model, line_end, size, lines, longest, paired)
+        form = LinesOf(self._writing(), line_end, size, lines, longest, paired)
         finished = sum(bool(line) for line in prompt.split("\n")[:-1])
         if finished >= lines:
             raise ValueError(f"the prompt has {finished} lines, there is none left of {lines}")
@@ -110,6 +126,12 @@ class Writer:
         rows = zip(read[before:].t().tolist(), found, strict=True)
         texts = [self._text([*row, *one.tokens[:-1]]) for row, (one,) in rows]
         return [text.rstrip("\n") for text in texts]
+
+    def _writing(self) -> StepModel:
+        """What chooses the tokens that are written."""
+        if self.writes_unknown or UNKNOWN not in self.vocabulary:
+            return self.model
+        return Without(self.model, [self.vocabulary.index(UNKNOWN)])
 
     def _read(self, prompt: str, before: int, count: int) -> Tensor:
         """Ids (T, count) of a prompt after as many line ends."""
@@ -137,7 +159,9 @@ def main(argv: list[str]) -> int:
         ValueError: The checkpoint or an argument cannot be used.
     """
     parser = Parser(
-        prog="rnnkit generate", description="Let a trained language model continue a text."
+        prog="rnnkit generate",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--ckpt", required=True, metavar="PATH", help="checkpoint of `rnnkit fit`")
@@ -174,10 +198,12 @@ def main(argv: list[str]) -> int:
     )
     add("--top-k", type=int, metavar="K", help="draw from the K most probable tokens only")
     add("--top-p", type=float, metavar="P", help="draw from the tokens that reach probability P")
+    add("--no-unknown", action="store_true", help=f"never write {UNKNOWN}, but the next best token")
     add("--seed", type=int, metavar="N", help="the same seed draws the same tokens")
     arguments = parser.parse_args(argv)
     sampler = Sampler(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     writer = Writer.from_checkpoint(arguments.ckpt)
+    writer = replace(writer, writes_unknown=not arguments.no_unknown)
     if UNKNOWN in writer.vocabulary and (unknown := writer.unknown(arguments.prompt)):
         print(f"read as {UNKNOWN}: {sentence(', '.join(unknown))}", file=sys.stderr)
     print_texts(_written(writer, arguments, sampler), arguments.couplets is not None)

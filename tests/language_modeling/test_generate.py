@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from rnnkit.cli import main
+from rnnkit.language_modeling.generate import Writer
 from rnnkit.language_modeling.task import LanguageModel
 from tests.small_checkpoints import make_checkpoint
 
@@ -128,3 +129,31 @@ def test_what_makes_no_sense_is_told(arguments, expected, generate):
 def test_only_one_measure_of_the_text_is_given(generate, capsys):
     assert main(["generate", "--ckpt", "x", "--lines", "2", "--couplets", "2"]) == 2
     assert "not allowed with argument" in capsys.readouterr().err
+
+
+RARE = "a b c d e f g h i j k l m n o p"
+
+
+@pytest.mark.parametrize(
+    "how", [[], ["--temperature", "0"], ["--top-k", "3"], ["--lines", "4", "--longest-line", "20"]]
+)
+def test_unknown_words_are_read_and_not_written(how, tmp_path, capsys, monkeypatch):
+    checkpoint = make_checkpoint(tmp_path, "word", f"the cat <unk> sees <unk>\n{RARE}\n" * 3, RARE)
+    # A model that would say <unk> wherever it may.
+    step = LanguageModel.step
+    unknown = Writer.from_checkpoint(checkpoint).vocabulary.index("<unk>")
+
+    def eager(model, tokens, state):
+        log_probabilities, state = step(model, tokens, state)
+        log_probabilities[:, unknown] += 9
+        return log_probabilities, state
+
+    monkeypatch.setattr(LanguageModel, "step", eager)
+    arguments = ["generate", "--ckpt", checkpoint, "--seed", "1", "--prompt", "zebra", *how]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("<unk>") > 5
+    assert main([*arguments, "--no-unk"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.split().index("<unk>") == 0
+    assert shown.out.count("<unk>") == 1
+    assert shown.err == "read as <unk>: zebra\n"
