@@ -19,10 +19,11 @@ usage: rnnkit COMMAND ...
 Recurrent networks for sequences: train them, score them, use them.
 
 commands:
-  fit        train the model of a configuration: rnnkit fit -c configs/lm/python_docs.yaml
+  fit        train the model of a configuration: rnnkit fit -c lm/python_docs
   validate   score a checkpoint on the validation data: rnnkit validate -c ... --ckpt_path ...
   test       score a checkpoint on the test data: rnnkit test -c ... --ckpt_path ...
   predict    let a checkpoint predict: rnnkit predict -c ... --ckpt_path ...
+  configs    list the configurations that come with rnnkit: rnnkit configs
   study      train several configurations, with a table and pictures: rnnkit study ptb-small
   generate   let a language model write: rnnkit generate --ckpt ... --prompt ...
   score      score a text with a language model: rnnkit score FILE --ckpt ...
@@ -41,6 +42,7 @@ _TRAINING = ("fit", "validate", "test", "predict")
 # Where each command stands. It is imported when it is asked for: Lightning takes seconds.
 _COMMANDS = {
     **dict.fromkeys(_TRAINING, "rnnkit.training.command"),
+    "configs": "rnnkit.training.shipped",
     "study": "rnnkit.training.study",
     "generate": "rnnkit.language_modeling.generate",
     "score": "rnnkit.language_modeling.score",

@@ -20,8 +20,8 @@ from rnnkit.cli import main
 from tests.forks import Process
 
 COMMANDS = (
-    *("fit", "validate", "test", "predict", "study", "generate", "score", "plot", "translate"),
-    *("tag", "data", "bench"),
+    *("fit", "validate", "test", "predict", "configs", "study", "generate", "score", "plot"),
+    *("translate", "tag", "data", "bench"),
 )
 
 WORDS = ["the", "a", "cat", "dog", "sees", "hears", "likes", "tree"]

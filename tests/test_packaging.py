@@ -42,6 +42,7 @@ def test_every_package_folder_is_installed() -> None:
         for folder, name in places.items()
         for file in folder.rglob("__init__.py")
     }
+    found |= {f"rnnkit.configs.{file.parent.name}" for file in (ROOT / "configs").rglob("*.yaml")}
     assert listed_packages() == found
 
 
@@ -74,6 +75,8 @@ def test_a_room_gives_each_of_its_names_and_no_other(room: str) -> None:
 def test_the_drawing_of_the_rooms_shows_every_folder() -> None:
     drawing = (ROOT / "docs" / "rooms.md").read_text()
     for package in listed_packages():
+        if package.startswith("rnnkit.configs."):
+            package = "rnnkit.configs"
         assert re.search(rf"\b{package.rpartition('.')[2]}\b", drawing), package
 
 
@@ -94,7 +97,7 @@ def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a source distribution unpacks to."""
     pytest.importorskip("setuptools", minversion="77")
     folder = tmp_path_factory.mktemp("sdist")
-    for name in ("rnnkit", "kernels", "benchmarks"):
+    for name in ("rnnkit", "kernels", "benchmarks", "configs"):
         nothing_built = shutil.ignore_patterns("*.so", "__pycache__", "results")
         shutil.copytree(ROOT / name, folder / "checkout" / name, ignore=nothing_built)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
@@ -164,3 +167,28 @@ def test_without_a_compiler_a_wheel_for_every_machine_is_built(sdist: Path, tmp_
     # A compiler that comes later finds what it needs.
     sources = {f"rnnkit_kernels/cpu/engine/{file.name}" for file in ENGINE.iterdir()}
     assert sources <= set(names)
+
+
+@pytest.mark.process
+def test_an_installed_wheel_brings_the_configurations(sdist: Path, tmp_path: Path) -> None:
+    wheel, _ = backend("build_wheel", sdist, tmp_path)
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    code = (
+        "import sys\n"
+        "from rnnkit.cli import main\n"
+        "from rnnkit.training.shipped import FOLDER\n"
+        "print(FOLDER)\n"
+        "sys.exit(main(['configs']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    folder, *listed = done.stdout.splitlines()
+    assert Path(folder) == tmp_path / "installed" / "rnnkit" / "configs"
+    kept = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+    assert {path.relative_to(folder) for path in Path(folder).rglob("*.yaml")} == kept
+    names = {path.with_suffix("").as_posix() for path in kept}
+    assert names <= {line.partition(" ")[0] for line in listed}

@@ -37,6 +37,7 @@ from rnnkit.training.callbacks.signals import StopOnSignal
 from rnnkit.training.configurations import restrict
 from rnnkit.training.factory import Factory
 from rnnkit.training.messages import select_messages
+from rnnkit.training.shipped import with_paths
 
 RUNS = Path("runs")
 """Folder of all runs: `runs/<name of the first configuration file>/version_<n>`."""
@@ -95,7 +96,7 @@ class TrainingCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, and keep the arguments as they were given."""
         self.arguments = args
-        self.config = parser.parse_args(args)
+        self.config = parser.parse_args(with_paths(args))
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; the model can be copied, as callbacks that average do."""
@@ -256,7 +257,10 @@ def run(arguments: list[str]) -> TrainingCLI:
             args=arguments,
         )
     except ArgumentError as error:
-        raise ValueError(_one_sentence(str(error))) from None
+        told = _one_sentence(str(error))
+        if told.startswith('Parser key "config": File does not exist'):
+            told += "; `rnnkit configs` lists the names of those that come with rnnkit"
+        raise ValueError(told) from None
     except MisconfigurationException as error:
         raise ValueError(str(error)) from None
     except (RuntimeError, ValueError) as error:

@@ -6,6 +6,7 @@ and pictures fill as runs end.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import math
@@ -21,6 +22,15 @@ from rnnkit.screen.atomic_file import atomic_write
 from rnnkit.screen.terminal import Parser, visible
 from rnnkit.training.callbacks.checkpoint_io import read_checkpoint
 from rnnkit.training.command import RUNS, TrainingCLI, run
+from rnnkit.training.shipped import FOLDER
+
+_DESCRIPTION = """\
+rnnkit study ptb-small --runs lstm gru
+rnnkit study ptb-small -- --float32_matmul_precision medium
+
+Train the configurations of a study one after the other, with a table and pictures. Stopped, it goes
+on where it was with the same command. Options after -- go to every `rnnkit fit`.
+"""
 
 
 class Member(NamedTuple):
@@ -105,17 +115,15 @@ def main(argv: list[str]) -> int:
         own, extra = argv[:cut], argv[cut + 1 :]
     parser = Parser(
         prog="rnnkit study",
-        description="Train the configurations of a study one after the other, with a table and "
-        "pictures. Stopped, it goes on where it was with the same command.",
-        epilog="Options after -- go to every `rnnkit fit`: "
-        "rnnkit study ptb-small -- --float32_matmul_precision medium",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("study", choices=list(STUDIES), help="which study")
     add("--runs", nargs="+", metavar="NAME", help="only these members (default: all)")
     add("--seeds", nargs="+", type=int, default=[0], metavar="N", help="default: 0")
     add("--minutes", type=float, metavar="N", help="end each run after the epoch it is in by then")
-    add("--configs", default="configs/lm", metavar="FOLDER", help="default: configs/lm")
+    add("--configs", metavar="FOLDER", help="of the configurations (default: those of rnnkit)")
     add("--report", metavar="FOLDER", help="of table and pictures (default: that of the runs)")
     arguments = parser.parse_args(own)
     members = {member.name: member for member in STUDIES[arguments.study]}
@@ -125,11 +133,11 @@ def main(argv: list[str]) -> int:
             f"there is no run {', '.join(unknown)} in {arguments.study}: choose from "
             f"{', '.join(members)}"
         )
-    configs = {name: Path(arguments.configs) / f"{members[name].config}.yaml" for name in chosen}
+    configurations = Path(arguments.configs) if arguments.configs else FOLDER / "lm"
+    configs = {name: configurations / f"{members[name].config}.yaml" for name in chosen}
     if missing := [str(path) for path in configs.values() if not path.is_file()]:
         raise ValueError(
-            f"there is no {missing[0]}: run this in a checkout of rnnkit, or name the folder of "
-            "its configurations with --configs"
+            f"there is no {missing[0]}: leave --configs out to run the configurations of rnnkit"
         )
     folder = RUNS / arguments.study.replace("-", "_")
     report = Path(arguments.report) if arguments.report else folder
