@@ -14,7 +14,7 @@ help:
 	@echo "make test   run the tests (real corpora too, where RNNKIT_DATA_DIR points to them)"
 	@echo "make test-quick   the tests that start no process, compile nothing and train nothing"
 	@echo "make lint   ruff, mypy --strict, and the arrows between folders (import-linter)"
-	@echo "make bench  the layers beside torch.nn's, six cases, with tables and charts"
+	@echo "make bench  the layers beside torch.nn's, a few cases, with tables and charts"
 	@echo "make soak   half an hour of kills, long runs and fuzzing, which stops by itself"
 	@echo "make clean  remove .venv and caches"
 

@@ -17,7 +17,7 @@ import torch
 
 from rnnkit.screen.terminal import Parser
 
-from . import machine, report, tune
+from . import estimate, machine, report, tune
 from .cases import CASES, DTYPES, MODES, NAMES, QUICK, select
 from .peers import peers
 from .peers import select as select_peers
@@ -29,6 +29,13 @@ INTERRUPTED = 128 + 2  # the shell's status of a command that SIGINT has ended
 OUT_OF_TIME, DEVICE_LOST = 3, 4
 # Figures of machines that differ in one of these don't belong into one file.
 SAME = ("device", "torch", "triton", "cudnn", "driver", "threads")
+
+_DESCRIPTION = """\
+rnnkit bench
+rnnkit bench --cases ptb-medium 'sweep-h-*' --cells gru --out gru.json
+
+Measure recurrent layers: rnnkit's engines, torch.nn and every other peer.
+"""
 
 _EPILOG = """\
 Every case is checked before it is timed: results and all gradients against float64. The peers of a
@@ -82,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rnnkit bench",
-        description="Measure recurrent layers: rnnkit's engines, torch.nn and every other peer.",
+        description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -90,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument(
         "--quick",
         action="store_true",
-        help="six cases, LSTM and GRU, training (the default; under 3 minutes on a GPU)",
+        help="a few cases, LSTM and GRU, training: minutes (the default)",
     )
     size.add_argument(
         "--full", action="store_true", help="all cases and sweeps, dtypes, modes and peers"
@@ -203,7 +210,15 @@ def _measure(options: argparse.Namespace, arguments: list[str]) -> int:
     deadline = time.monotonic() + options.budget
     suite = Suite(request, results, path, progress)
     again = f"the same command with --out {path} goes on"
-    if not suite.missing():
+    if groups := suite.missing():
+        device = machine.device_name(request.device)
+        print(
+            f"{len(request.cases)} cases, {len(request.peers)} peers on {device}: "
+            f"{estimate.in_words(estimate.seconds(request, groups))}; written to "
+            f"{path.absolute()}, and tables and charts beside it (--out says where)",
+            file=sys.stderr,
+        )
+    else:
         print(f"all of this is in {path} already; choose another --out to measure it anew")
     status = 0
     try:

@@ -57,6 +57,11 @@ class Request:
         ]
 
 
+def cost(case: Case, cell: str) -> int:
+    """What a case takes beside the others: a step costs as much as 10⁸ operations by itself."""
+    return case.operations(cell, "train") + 10**8 * case.steps * case.layers
+
+
 class DeviceLostError(RuntimeError):
     """The device refuses all work after an error; a new process can go on."""
 
@@ -103,11 +108,7 @@ class Suite:
                 record.status, record.message = "failed", DIED
         self.forget_running()  # those were right, and the process was ended while all took turns
         groups = self.missing()
-        # A step costs something whatever its size, here as much as 10⁸ operations.
-        costs = [
-            case.operations(cell, "train") + 10**8 * case.steps * case.layers
-            for case, cell, _ in groups
-        ]
+        costs = [cost(case, cell) for case, cell, _ in groups]
         if self.request.floors and groups and not self.results.floor:
             self._measure_floor()
         for i, (case, cell, dtype) in enumerate(groups):

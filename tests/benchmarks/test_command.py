@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import command, suite
+from benchmarks import command, estimate, suite
 from benchmarks.cases import CASES, QUICK
 from benchmarks.results import BASELINE, Results
 from rnnkit.cli import main as rnnkit
@@ -171,7 +171,7 @@ def test_a_report_is_drawn_again(tmp_path: Path, capsys: pytest.CaptureFixture[s
         (True, ["bf16", "tf32"], [BASELINE, "rnnkit auto", "rnnkit triton"]),
     ],
 )
-def test_quick_is_six_cases_of_two_cells(
+def test_quick_is_a_few_cases_of_two_cells(
     on_gpu: bool, dtypes: list[str], peers: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command.torch.cuda, "is_available", lambda: on_gpu)
@@ -263,3 +263,35 @@ def test_a_comparison_of_two_machines_says_so(
         results(record(BASELINE, 10.0), device=device).save(tmp_path / f"{name}.json")
     assert command.main(["--compare", str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 0
     assert "note: device was Planted CPU, 2 cores, is Planted GPU" in capsys.readouterr().out
+
+
+def test_it_says_where_it_writes_and_how_long_it_takes_before_it_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    begun = []
+
+    def run(suite: suite.Suite, budget: float) -> bool:
+        begun.append(capsys.readouterr().err)
+        return False
+
+    monkeypatch.setattr(suite.Suite, "run", run)
+    assert command.main(["--device", "cpu"]) == 3
+    assert f"{len(QUICK['cpu'])} cases, 3 peers on " in begun[0]
+    assert "minute" in begun[0]
+    assert f"written to {tmp_path / 'benchmarks' / 'results'}" in begun[0]
+    assert command.main(["--device", "cpu", "--out", "mine.json"]) == 3
+    assert f"written to {tmp_path / 'mine.json'}" in begun[1]
+
+
+def test_a_quick_run_is_estimated_in_minutes_and_a_full_one_in_hours() -> None:
+    def about(*options: str) -> float:
+        request = command._request(command._parser().parse_args(["--device", "cpu", *options]))
+        return estimate.seconds(request, request.groups())
+
+    quick, full = about(), about("--full")
+    assert 10 < quick < full / 20
+    assert about("--cases", "ptb-small") < quick
+    assert estimate.in_words(70) == "a minute or two"
+    assert estimate.in_words(600) == "about 10 minutes"
+    assert estimate.in_words(9000) == "about 2 hours"
