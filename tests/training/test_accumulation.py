@@ -1,15 +1,21 @@
 """Accumulated gradients are those of one batch that holds all: a sum over targets, divided once."""
 
+import os
+import signal
+
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch.nn import functional as F
 
+from rnnkit.cli import main
 from rnnkit.language_modeling.windows import IGNORED
 from rnnkit.tagging.data import TaggingData
 from rnnkit.tagging.task import Tagger
 from rnnkit.translation.data import PADDING, TranslationData
 from rnnkit.translation.task import Translation
 from tests.small_runs import make_data, make_model, make_trainer, parameters
+from tests.small_tasks import language_model as arguments_of
 
 pytestmark = pytest.mark.training
 
@@ -154,3 +160,31 @@ def test_an_optimizer_that_asks_again_cannot_accumulate(corpus):
     model = make_model(data, optimizer=lambda parameters: torch.optim.LBFGS(parameters, lr=0.1))
     with pytest.raises(ValueError, match="accumulate_grad_batches 2 cannot repeat: make it 1"):
         make_trainer(accumulate_grad_batches=2, max_steps=2).fit(model, data)
+
+
+class EndWithin(Callback):
+    """SIGTERM after the first of three batches that make a step."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if batch_idx == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_that_is_stopped_within_a_step_ends_it_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["fit", *arguments_of(tmp_path), "--trainer.accelerator", "cpu"]
+    arguments += ["--trainer.accumulate_grad_batches", "3", "--trainer.max_epochs", "1"]
+    assert main(arguments) == 0
+    assert main([*arguments, "--trainer.callbacks+", f"{__name__}.EndWithin"]) == 128 + 15
+    runs = tmp_path / "runs" / "ptb_zaremba_small"
+    stopped = runs / "version_1" / "checkpoints" / "last.ckpt"
+    assert torch.load(stopped, weights_only=True)["global_step"] == 2
+    assert main([*arguments, "--ckpt_path", str(stopped)]) == 0
+    unbroken, again = (
+        torch.load(runs / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for run in ("version_0", "version_2")
+    )
+    for name, value in unbroken.items():
+        assert torch.equal(again[name], value), name

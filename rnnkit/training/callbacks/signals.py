@@ -69,8 +69,9 @@ class StopOnSignal(Callback):
         batch_idx: int,
     ) -> None:
         """Stop within an epoch. After its last step the end of the epoch is waited for."""
-        steps = self._steps_between_agreements(trainer)
-        if not trainer.is_last_batch and (batch_idx + 1) % steps == 0:
+        # A step may be of several batches, whose gradients no checkpoint holds.
+        batches = self._steps_between_agreements(trainer) * trainer.accumulate_grad_batches
+        if not trainer.is_last_batch and (batch_idx + 1) % batches == 0:
             self._stop_if_told(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
