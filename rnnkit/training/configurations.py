@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+import torch
 import yaml  # type: ignore[import-untyped]
 from jsonargparse import get_loader, set_loader, set_parsing_settings
+from jsonargparse.typing import register_type
 
 # Ours have 6 levels and 100 values.
 MOST_LEVELS = 50
@@ -61,6 +63,8 @@ def restrict() -> None:
         config_read_mode_urls_enabled=False,
         instantiate_subclass_spec_in_any=False,
     )
+    # A default of a device (StochasticWeightAveraging's) could not be written into a config.yaml.
+    register_type(torch.device, deserializer_exceptions=(RuntimeError, TypeError))
     loader = get_loader("yaml")
     if getattr(loader, "__module__", "") != __name__:
         set_loader("yaml", _checked(loader), exceptions=(yaml.YAMLError,))

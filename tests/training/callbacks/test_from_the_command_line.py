@@ -64,6 +64,8 @@ def test_a_stochastic_average_is_saved_beside_what_training_goes_on_with(
     for name, value in model.state_dict().items():
         assert torch.equal(found["averaged"]["state_dict"][name], value), name
         assert not torch.equal(found["last"]["state_dict"][name], value), name
+    saved = Path("of", "lightning_logs", "version_0", "config.yaml")
+    assert main(["fit", "-c", str(saved), "--trainer.max_steps", "1"]) == 0
 
 
 @pytest.mark.parametrize("output", OUTPUTS[1:])
