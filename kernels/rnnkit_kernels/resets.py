@@ -168,7 +168,7 @@ def recurrent(
 ) -> tuple[Tensor, States]:
     """`layers.recurrent` for sequences that may begin anew.
 
-    On a GPU the host waits once for `resets`, unless a graph is being captured.
+    On a GPU the host waits for what it has to count, unless a graph is being captured.
 
     Args:
         cell, input, hx, weights, lengths, options: as for `layers.recurrent`.
