@@ -18,16 +18,8 @@ from rnnkit_kernels.cpu.fast_path import FastPath
 from rnnkit_kernels.cpu.library import library
 from rnnkit_kernels.cpu.sources import source_hash
 from rnnkit_kernels.crf.log_partition import log_partition
-from rnnkit_kernels.dispatch.choice import (
-    BACKENDS,
-    PLAIN,
-    Backend,
-    Decision,
-    Extras,
-    autocasts,
-    choose,
-    compute_dtype,
-)
+from rnnkit_kernels.dispatch.autocast import autocasts, compute_dtype
+from rnnkit_kernels.dispatch.choice import BACKENDS, PLAIN, Backend, Decision, Extras, choose
 from rnnkit_kernels.lengths import checked_lengths, sequences
 from rnnkit_kernels.ops.shortage import is_shortage
 from rnnkit_kernels.reference import gru_reset_before

@@ -14,16 +14,8 @@ from torch import Tensor
 from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu.padded_lstm import padded_lstm, suits
-from rnnkit_kernels.dispatch.choice import (
-    PLAIN,
-    Backend,
-    Decision,
-    Extras,
-    autocasts,
-    choose,
-    compute_dtype,
-)
-from rnnkit_kernels.dispatch.cpu_autocast import result_dtypes
+from rnnkit_kernels.dispatch.autocast import cast, compute_dtype, result_dtypes
+from rnnkit_kernels.dispatch.choice import PLAIN, Backend, Decision, Extras, choose
 from rnnkit_kernels.lengths import (
     States,
     all_rows,
@@ -97,6 +89,7 @@ def recurrent(
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
     together = together and _flows(cell, hidden, num_layers, decision, weights[1])
     together = together and (begins is None or not (training and dropout > 0))
+    in_torch = extras.missing_in_torch(cell) is None
     # Rows of segments are copied once more when they go back to their places.
     apart = together or begins is not None or decision.engine in ("torch", "reference")
     draws = training and decision.engine != "torch" and (dropout > 0 or any(extras.zoneout))
@@ -115,19 +108,22 @@ def recurrent(
             return _torch_stack(cell, data, state, weights, options, rows)
         rows = rows.to(data.device)
         ragged = lengths is not None or rows.batch_sizes is not None
-        dtypes = _result_dtypes(cell, decision, state, weights[1], ragged, has_projections, extras)
-        data, state, cast = _autocast(data, state, weights, bool(dtypes))
+        dtypes: tuple[torch.dtype, ...] = ()
+        if decision.engine in ("native", "eager", "reference") and in_torch:
+            dtypes = result_dtypes(cell, weights[1], state, ragged, has_projections)
+        dtype = weights[1].dtype if dtypes else compute_dtype(weights[1])
+        data, state, own_weights = cast(data, state, weights, dtype)
         size = len(weights) // num_layers
         if together:
             rate = dropout if training else 0.0
             return _wavefront(
-                cell, decision, data, cast, size, has_biases, state, rows, order, seed, rate
+                cell, decision, data, own_weights, size, has_biases, state, rows, order, seed, rate
             )
         last: list[States] = []
         for i in range(num_layers):
             if i > 0 and training and dropout > 0 and seed is not None:
                 data = _dropout(data, dropout, seed, STREAMS * (i - 1), rows, order, begins)
-            parts = _stacked(cell, cast[i * size : (i + 1) * size], directions, has_biases,
+            parts = _stacked(cell, own_weights[i * size : (i + 1) * size], directions, has_biases,
                              has_projections)  # fmt: skip
             span = slice(i * directions, (i + 1) * directions)
             own = tuple(value[span] for value in state)
@@ -143,8 +139,8 @@ def recurrent(
         states = tuple(torch.cat(values) for values in zip(*last, strict=True))
         if not dtypes:
             return data, states
-        cast_back = (value.to(dtype) for value, dtype in zip(states, dtypes, strict=True))
-        return data.to(dtypes[0]), tuple(cast_back)
+        handed_on = (value.to(own) for value, own in zip(states, dtypes, strict=True))
+        return data.to(dtypes[0]), tuple(handed_on)
 
     if lengths is not None:
         if _takes_lengths(decision, lengths, extras):
@@ -348,39 +344,3 @@ def _torch_stack(
     else:
         output, *last = call(data, rows.batch_sizes, start, list(weights), *options)
     return output, tuple(last)
-
-
-def _result_dtypes(
-    cell: str,
-    decision: Decision,
-    state: States,
-    weight: Tensor,
-    ragged: bool,
-    has_projections: bool,
-    extras: Extras,
-) -> tuple[torch.dtype, ...]:
-    """Under autocast on a CPU the dtypes that torch's own layers give; () where there is no rule.
-
-    Kernels for GPUs run in autocast's dtype, interpreted too, and so does what torch lacks.
-    """
-    ours = decision.engine in ("native", "eager", "reference")
-    if not ours or weight.device.type != "cpu" or not autocasts(weight.device):
-        return ()
-    if extras.missing_in_torch(cell) is not None:
-        return ()
-    return result_dtypes(cell, compute_dtype(weight), state, ragged, has_projections)
-
-
-def _autocast(
-    data: Tensor, state: States, weights: Sequence[Tensor], exact: bool
-) -> tuple[Tensor, States, Sequence[Tensor]]:
-    """Cast all to one dtype.
-
-    Args:
-        exact: whether to the weights' own; else to autocast's where it is on, as torch does for
-            cuDNN's layers.
-    """
-    dtype = weights[1].dtype if exact else compute_dtype(weights[1])
-    if all(tensor.dtype == dtype for tensor in (weights[1], data, *state)):
-        return data, state, weights
-    return data.to(dtype), tuple(v.to(dtype) for v in state), [w.to(dtype) for w in weights]

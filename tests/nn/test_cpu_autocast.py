@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import rnnkit
-from rnnkit_kernels.dispatch import cpu_autocast
+from rnnkit_kernels.dispatch import autocast
 from tests.conftest import BFLOAT16_LSTM, NATIVE
 from tests.nn.layers import STANDARD, differentiable, gradients, random_state, tensors, twins
 from tests.nn.test_imports import run
@@ -70,7 +70,7 @@ def test_a_compiled_layer_keeps_the_dtypes_and_values(kind: str, form: str) -> N
 
 @pytest.fixture
 def _without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu_autocast, "_LACKS", {BFLOAT16})
+    monkeypatch.setattr(autocast, "_LACKS", {BFLOAT16})
 
 
 @pytest.mark.usefixtures("_without_bfloat16")

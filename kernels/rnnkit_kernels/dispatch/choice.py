@@ -21,7 +21,7 @@ from torch import Tensor
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu import native, rule
 from rnnkit_kernels.dispatch import tables
-from rnnkit_kernels.dispatch.cpu_autocast import onednn_refuses
+from rnnkit_kernels.dispatch.autocast import autocasts, compute_dtype, onednn_refuses
 from rnnkit_kernels.ops import interpreter
 from rnnkit_kernels.ops.context import recurrent_precision, traces
 from rnnkit_kernels.recurrence.plan import Device, Fallback, Mode, Plan, plan
@@ -196,7 +196,7 @@ def _on_cpu(
     ragged = lengths is not None or sequences is not None
     autocast = autocasts(input.device)
     if missing is None and autocast:
-        # The results have the dtypes of torch's own layers, whoever runs; see `cpu_autocast.py`.
+        # The results have the dtypes of torch's own layers, whoever runs; see `autocast.py`.
         why = _TRACED if traced else onednn_refuses(cell, input, ragged, has_projections)
         if why:
             why_not = native.refuses(cell, input, weights, autocasts=False)
@@ -222,21 +222,6 @@ def _on_cpu(
 
 def _on_device(lengths: Tensor | None) -> bool:
     return lengths is not None and lengths.device.type != "cpu"
-
-
-def autocasts(device: torch.device) -> bool:
-    """Whether autocast is on; asking that of a device without it (meta) raises."""
-    kind = device.type
-    # What is traced is on no such device, and torch 2.11 can't trace the question.
-    available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)
-    return available and torch.is_autocast_enabled(kind)
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that autocast, where it is on, or `tensor` asks for; autocast leaves float64."""
-    if tensor.dtype == torch.float64 or not autocasts(tensor.device):
-        return tensor.dtype
-    return torch.get_autocast_dtype(tensor.device.type)
 
 
 def _plan(
