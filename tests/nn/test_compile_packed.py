@@ -81,6 +81,7 @@ def test_every_backend_takes_packed_sequences(backend: str, enforce_sorted: bool
     assert_trains_as_eager(Packs(layer, enforce_sorted), "eager", lengths)
 
 
+@pytest.mark.slow
 def test_other_batches_follow_with_dynamic_shapes() -> None:
     model = Packs(build("GRU reset before", 3, 4, **OPTIONS))
     for lengths in ([6, 2, 4], [1, 3]):

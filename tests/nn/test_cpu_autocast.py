@@ -49,7 +49,13 @@ def test_the_rule_is_torchs(kind: str, form: str) -> None:
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("form", ["batched", "lengths"])
-@pytest.mark.parametrize("kind", STANDARD)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("LSTM", "GRU") else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in STANDARD
+    ],
+)
 def test_a_compiled_layer_keeps_the_dtypes_and_values(kind: str, form: str) -> None:
     torch._dynamo.reset()
     ours, theirs = twins(kind, 3, 4)
