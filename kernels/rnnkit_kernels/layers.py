@@ -28,12 +28,10 @@ from rnnkit_kernels.ops.context import observed, traces
 from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.native_layer import native_layer
 from rnnkit_kernels.ops.recurrence import recurrence
-from rnnkit_kernels.ops.stack import stack
 from rnnkit_kernels.random.dropout import dropout as _dropout
 from rnnkit_kernels.random.philox import STREAMS
-from rnnkit_kernels.recurrence.plan import Device, Plan
 from rnnkit_kernels.recurrence.rows import Rows
-from rnnkit_kernels.recurrence.wavefront import wavefront_plan
+from rnnkit_kernels.wavefront import flows, in_one_wavefront
 
 _VF: Any = torch._VF
 
@@ -87,7 +85,7 @@ def recurrent(
         input = _of_fixed_length(input, batch_sizes)
     hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
-    together = together and _flows(cell, hidden, num_layers, decision, weights[1])
+    together = together and flows(cell, hidden, num_layers, decision, weights[1])
     together = together and (begins is None or not (training and dropout > 0))
     in_torch = extras.missing_in_torch(cell) is None
     # Rows of segments are copied once more when they go back to their places.
@@ -116,7 +114,7 @@ def recurrent(
         size = len(weights) // num_layers
         if together:
             rate = dropout if training else 0.0
-            return _wavefront(
+            return in_one_wavefront(
                 cell, decision, data, own_weights, size, has_biases, state, rows, order, seed, rate
             )
         last: list[States] = []
@@ -275,57 +273,6 @@ def _layer(
         y, h_n, c_n = native_layer((*inputs, lengths), cell, save, recompute)
         return y, (h_n,) if c_n is None else (h_n, c_n)
     y, h_n, c_n, _, _ = recurrence(*inputs, cell, False, engine, save, recompute)
-    return y, (h_n,) if c0 is None else (h_n, c_n)
-
-
-def _flows(cell: str, hidden: int, layers: int, decision: Decision, weight: Tensor) -> bool:
-    """Whether the layers run as one wavefront."""
-    chosen = decision.plan
-    if chosen is None:
-        return False
-    device, dtype = Device.of(weight.device), compute_dtype(weight)
-    found = wavefront_plan(
-        CELLS[cell], hidden, layers, dtype, device, chosen.precision, chosen.mode
-    )
-    return isinstance(found, Plan)
-
-
-def _wavefront(
-    cell: str,
-    decision: Decision,
-    data: Tensor,
-    weights: Sequence[Tensor],
-    size: int,
-    has_biases: bool,
-    state: States,
-    rows: Rows,
-    order: Tensor | None,
-    seed: Tensor | None,
-    dropout: float,
-) -> tuple[Tensor, States]:
-    """All layers as one operator; see `stack.py`."""
-    assert decision.plan is not None
-
-    def stacked(i: int) -> Tensor:
-        return torch.stack(tuple(weights[i::size]))
-
-    biases = (stacked(2), stacked(3)) if has_biases else (None, None)
-    peepholes = stacked(size - 1) if CELLS[cell].weights else None
-    above = torch.stack(tuple(weights[size::size]))
-    h0, c0 = state[0], state[1] if len(state) > 1 else None
-    inputs = (data, weights[0], above, stacked(1), *biases, peepholes, h0, c0)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
-    y, h_n, c_n, *_ = stack(
-        *inputs,
-        rows.batch_sizes,
-        rows.offsets,
-        order,
-        seed if dropout > 0 else None,
-        dropout,
-        cell,
-        decision.plan.mode,
-        save,
-    )
     return y, (h_n,) if c0 is None else (h_n, c_n)
 
 

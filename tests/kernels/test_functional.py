@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from rnnkit_kernels import functional, layers
+from rnnkit_kernels import functional, layers, wavefront
 from rnnkit_kernels.dispatch.choice import choose
 from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.recurrence import backward, forward
@@ -93,7 +93,7 @@ def test_lengths_on_a_device_give_what_lengths_on_the_host_give(
 def test_states_and_gradients_may_lie_anyhow(
     layout: str, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(layers, "wavefront_plan", lambda *given: None)
+    monkeypatch.setattr(wavefront, "wavefront_plan", lambda *given: None)
     layer, x, _ = setup("lstm", num_layers=2)
     makers = {
         "transposed": lambda: torch.randn(2, 5, 4).transpose(1, 2),

@@ -24,7 +24,7 @@ import triton
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-import rnnkit_kernels.layers
+import rnnkit_kernels.wavefront
 from rnnkit_kernels import functional
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dispatch import choice
@@ -368,7 +368,7 @@ def test_layers_are_as_exact_as_cudnn(
         stacks += 1
         return stack(*given)
 
-    monkeypatch.setattr(rnnkit_kernels.layers, "stack", counted)
+    monkeypatch.setattr(rnnkit_kernels.wavefront, "stack", counted)
     _, batch, _, hidden, count, directions, _ = SHAPES[shape]
     flows, device = False, plan.Device.of(DEVICE)
     with computed_in(precision) as dtype:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from triton.runtime import interpreter
 
-from rnnkit_kernels import functional, layers
+from rnnkit_kernels import functional, wavefront
 from rnnkit_kernels.cells import CELLS, LSTM
 from rnnkit_kernels.ops import planned, stack, stack_backward
 from rnnkit_kernels.ops.recurrence import recurrence
@@ -344,7 +344,7 @@ def test_stacked_layers_run_as_a_wavefront_and_draw_the_masks_of_single_layers(
     monkeypatch.setattr(choice, "plan", lambda *args, **kwargs: found)
     together = functional.lstm(x, start, weights, **options)
     assert grids == [(3, 1, 2)]
-    monkeypatch.setattr(layers, "wavefront_plan", lambda *args: None)
+    monkeypatch.setattr(wavefront, "wavefront_plan", lambda *args: None)
     apart = functional.lstm(x, start, weights, **options)
     assert grids[1:] == [(3, 1, 1)] * 2
     for a, b in zip(together, apart, strict=True):
