@@ -23,7 +23,7 @@ from rnnkit_kernels.dispatch.choice import BACKENDS, PLAIN, Backend, Decision, E
 from rnnkit_kernels.lengths import checked_lengths, sequences
 from rnnkit_kernels.ops.shortage import is_shortage
 from rnnkit_kernels.reference import gru_reset_before
-from rnnkit_kernels.resets import recurrent
+from rnnkit_kernels.resets import first_states, recurrent
 from rnnkit_kernels.vocabulary.linear_cross_entropy import loss as _loss_of_logits
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "choose",
     "cpu_engine",
     "crf",
+    "first_states",
     "gru",
     "gru_reset_before",
     "is_shortage",

@@ -19,9 +19,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from rnnkit_kernels import layers
-from rnnkit_kernels.dispatch.choice import PLAIN, by_definition
+from rnnkit_kernels.dispatch.autocast import result_dtypes
+from rnnkit_kernels.dispatch.choice import PLAIN, Extras, by_definition
 from rnnkit_kernels.lengths import States, checked_lengths
 from rnnkit_kernels.ops.context import traces
 from rnnkit_kernels.reference import chosen
@@ -34,6 +36,7 @@ class Segments:
     Attributes:
         source: int64 (N,), the row t·B + b of each packed row.
         target: int64 (T·B,), the packed row of each row t·B + b; any for rows past a length.
+        shape: T and B.
         inside: bool (T, B), the rows within the lengths, or None for all.
         batch_sizes: int64, how many segments have each of their steps; on the CPU if S is known.
         sequence: int64 (S,), b of each segment.
@@ -44,6 +47,7 @@ class Segments:
 
     source: Tensor
     target: Tensor
+    shape: tuple[int, int]
     inside: Tensor | None
     batch_sizes: Tensor
     sequence: Tensor
@@ -62,8 +66,7 @@ class Segments:
 
     def unpack(self, output: Tensor) -> Tensor:
         """Packed rows (N, P) as (T, B, P), zero past each length."""
-        steps = self.target.shape[0] // self.last.shape[0]
-        found = output.index_select(0, self.target).view(steps, -1, output.shape[-1])
+        found = output.index_select(0, self.target).view(*self.shape, output.shape[-1])
         return found if self.inside is None else found.masked_fill(~self.inside.unsqueeze(-1), 0)
 
     def start(self, hx: States, hx_reset: States | None, directions: int) -> States:
@@ -144,6 +147,7 @@ def find_segments(resets: Tensor, lengths: Tensor | None, on_host: bool) -> Segm
     return Segments(
         source=source,
         target=target,
+        shape=(steps, batch),
         inside=inside,
         batch_sizes=batch_sizes,
         sequence=sequence,
@@ -191,21 +195,37 @@ def recurrent(
         lengths = checked_lengths(lengths, input).to(resets.device)
         resets = resets & (torch.arange(resets.shape[0], device=resets.device)[:, None] < lengths)
     given = {"lengths": lengths, **options}
+    extras: Extras = options.get("extras", PLAIN)
     directions = 2 if options.get("bidirectional") else 1
     segments = None
-    if input.shape[0] > 1:
-        if by_definition(options.get("extras", PLAIN)):
+    if input.shape[0] > 1 or traces():  # a trace of one step may be called with more
+        if by_definition(extras):
             given |= {"resets": resets, "hx_reset": hx_reset}
+            return layers.recurrent(cell, input, hx, weights, **given)
+        if not _has_values(resets):
             return layers.recurrent(cell, input, hx, weights, **given)
         segments = find_segments(resets, lengths, _may_read(resets))
     if segments is None:
-        start = _first_states(hx, resets[0], hx_reset, directions)
+        start = first_states(hx, resets[0], hx_reset, directions)
         return layers.recurrent(cell, input, start, weights, **given)
     given |= {"lengths": None, "batch_sizes": segments.batch_sizes}
     given |= {"order": segments.sequence, "begins": segments.begins}
     start = segments.start(hx, hx_reset, directions)
     output, last = layers.recurrent(cell, segments.pack(input), start, weights, **given)
-    return segments.unpack(output), segments.end(last, hx, directions)
+    output, last = segments.unpack(output), segments.end(last, hx, directions)
+    if extras.missing_in_torch(cell) is None:
+        # Under autocast dtypes are those of the call without resets, not those of packed rows.
+        projected = bool(options.get("has_projections"))
+        dtypes = result_dtypes(cell, weights[1], hx, lengths is not None, projected)
+        if dtypes:
+            output = output.to(dtypes[0])
+            last = tuple(value.to(own) for value, own in zip(last, dtypes, strict=True))
+    return output, last
+
+
+def _has_values(resets: Tensor) -> bool:
+    """Whether there is anything to look at: shapes are the same with and without resets."""
+    return not (resets.is_meta or isinstance(resets, FakeTensor))
 
 
 def _may_read(resets: Tensor) -> bool:
@@ -215,13 +235,23 @@ def _may_read(resets: Tensor) -> bool:
     return not (resets.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
-def _first_states(hx: States, resets: Tensor, hx_reset: States | None, directions: int) -> States:
-    """hx where sequences (B,) begin anew at their first step, which is all that a reset changes.
+def first_states(
+    hx: States, resets: Tensor, hx_reset: States | None, directions: int = 1
+) -> States:
+    """What sequences start from that begin anew at their first step, or not, and nowhere else.
 
     Backward in time that step is the last one: nothing starts after it.
+
+    Args:
+        hx: (L·directions, B, ·) each.
+        resets: bool (B,).
+        hx_reset: (L·directions, ·) each, or None for zeros.
+        directions: 1 or 2.
     """
-    forward = torch.arange(hx[0].shape[0], device=resets.device) % directions == 0
-    return _after(hx, forward[:, None] & resets, hx_reset)
+    if directions == 2:
+        forward = torch.arange(hx[0].shape[0], device=resets.device) % 2 == 0
+        resets = forward[:, None] & resets
+    return _after(hx, resets, hx_reset)
 
 
 def _after(state: States, anew: Tensor, hx_reset: States | None) -> States:

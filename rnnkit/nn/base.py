@@ -36,6 +36,7 @@ from rnnkit_kernels.functional import (
     Extras,
     FastPath,
     choose,
+    first_states,
     recurrent,
     sequences,
 )
@@ -249,6 +250,36 @@ class Recurrent(NamedWeights):
             return self._fast_path.layer(self._cell, weights, input, hx, self.backend)
         found = self._fast_path.layer(self._cell, weights, input.transpose(0, 1), hx, self.backend)
         return None if found is None else (found[0].transpose(0, 1), *found[1:])
+
+    def _before_one_step(
+        self, input: Any, hx: States | None, resets: Any, hx_reset: States | None
+    ) -> States | None:
+        """What a single step starts from, or None where that is left to the general way.
+
+        An agent acts by calls of one step, in which nothing has to be cut.
+        """
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            return None  # a trace of one step may be called with more
+        if type(input) is not Tensor or type(resets) is not Tensor or input.dim() != 3:
+            return None
+        time = 1 if self.batch_first else 0
+        if input.shape[time] != 1 or resets.shape != input.shape[:2] or self.bidirectional:
+            return None
+        if resets.dtype != torch.bool or resets.device != input.device:
+            return None
+        batch = input.shape[1 - time]
+        sizes = (self._output_size, self.hidden_size)[: self._states]
+        if hx is None:
+            hx = tuple(input.new_zeros(self.num_layers, batch, size) for size in sizes)
+        given = (*hx, *(hx_reset or ()))
+        shapes: list[tuple[int, ...]] = [(self.num_layers, batch, size) for size in sizes]
+        if hx_reset is not None:
+            shapes += [(self.num_layers, size) for size in sizes]
+        if not all(isinstance(value, Tensor) and value.dtype == input.dtype for value in given):
+            return None
+        if [value.shape for value in given] != shapes:
+            return None
+        return first_states(hx, resets.reshape(batch), hx_reset)
 
     def _decision(self, data: Tensor, lengths: Tensor | None, sequences: int | None) -> Decision:
         """What runs a call: of `data` (T, B, D), or of packed rows of so many sequences."""

@@ -172,12 +172,12 @@ class LSTM(Recurrent):
                 with an input that is packed or unbatched.
             RuntimeError: a wrong width, initial state or device.
         """
-        if (
-            lengths is None
-            and resets is None
-            and hx_reset is None
-            and (hx is None or type(hx) is tuple)
-        ):
+        plain = lengths is None and (hx is None or type(hx) is tuple)
+        if resets is not None and plain and (hx_reset is None or type(hx_reset) is tuple):
+            begun = self._before_one_step(input, hx, resets, hx_reset)
+            if begun is not None:
+                hx, resets, hx_reset = (begun[0], begun[1]), None, None
+        if plain and resets is None and hx_reset is None:
             found = self._run_fast_path(input, hx)
             if found is not None:
                 return found[0], (found[1], found[2])
@@ -209,6 +209,12 @@ class _OneState(Recurrent):
         resets: Tensor | None,
         hx_reset: Tensor | None,
     ) -> tuple[Tensor | PackedSequence, Tensor]:
+        if resets is not None and lengths is None:
+            state = None if hx is None else (hx,)
+            anew = None if hx_reset is None else (hx_reset,)
+            begun = self._before_one_step(input, state, resets, anew)
+            if begun is not None:
+                hx, resets, hx_reset = begun[0], None, None
         if lengths is None and resets is None and hx_reset is None:
             found = self._run_fast_path(input, None if hx is None else (hx,))
             if found is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.func import functional_call, vmap
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -168,15 +169,20 @@ def test_what_is_reset_leaks_neither_forward_nor_back(kind: str, backend: str) -
     assert slope[2:, 3].all()
 
 
+@pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("kind", STANDARD)
-def test_one_step_starts_from_the_reset_state(kind: str) -> None:
+def test_one_step_starts_from_the_reset_state(kind: str, both: bool) -> None:
     """As an agent acts: one step, without gradients."""
-    layer = make(kind)
-    x, hx = torch.randn(1, BATCH, 3, dtype=torch.float64), random_state(layer, BATCH)
-    where, anew = PATTERNS["often"][:1], reset_state(layer)
-    with torch.no_grad():
-        found = layer(x, hx, resets=where, hx_reset=anew)
-        assert_close(found, loops.run(layer, x, hx, [1] * BATCH, where, anew))
+    layer = make(kind, num_layers=2, bidirectional=both)
+    x, state = torch.randn(1, BATCH, 3, dtype=torch.float64), random_state(layer, BATCH)
+    where = PATTERNS["often"][:1]
+    zeros = tuple(torch.zeros_like(value) for value in tensors(state))
+    none = zeros if len(zeros) > 1 else zeros[0]
+    for hx, anew in ((state, reset_state(layer)), (state, None), (None, reset_state(layer))):
+        with torch.no_grad():
+            found = layer(x, hx, resets=where, hx_reset=anew)
+            start = none if hx is None else hx
+            assert_close(found, loops.run(layer, x, start, [1] * BATCH, where, anew))
 
 
 def test_batch_first_and_an_empty_batch() -> None:
@@ -332,7 +338,38 @@ def test_a_jit_trace_takes_other_numbers_of_steps_and_sequences(kind: str) -> No
         x = torch.randn(steps, batch, 3, dtype=torch.float64)
         return x, torch.rand(steps, batch) < 0.3, torch.randint(0, steps + 1, (batch,))
 
-    traced = torch.jit.trace(Model(), given(6, 4))
-    for steps, batch in ((6, 7), (9, 3)):
-        arguments = given(steps, batch)
-        assert_close(traced(*arguments), Model()(*arguments))
+    for first in ((6, 4), (1, 4)):
+        traced = torch.jit.trace(Model(), given(*first))
+        for steps, batch in ((6, 7), (9, 3), (1, 2)):
+            arguments = given(steps, batch)
+            assert_close(traced(*arguments), Model()(*arguments))
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "LSTM with projection"])
+def test_autocast_gives_the_dtypes_of_a_call_without_resets(kind: str) -> None:
+    layer, x = make(kind, dtype=torch.float32), torch.randn(STEPS, BATCH, 3)
+    for lengths in (None, torch.tensor(LENGTHS)):
+        with torch.autocast("cpu", torch.bfloat16):
+            expected = [value.dtype for value in tensors(layer(x, lengths=lengths))]
+            for where in PATTERNS.values():
+                found = tensors(layer(x, lengths=lengths, resets=where))
+                assert [value.dtype for value in found] == expected
+
+
+@pytest.mark.compiler
+def test_an_empty_batch_compiles() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(make("LSTM"), fullgraph=True, backend="aot_eager")
+    none = torch.zeros(STEPS, 0, dtype=torch.bool)
+    output, (h_n, _) = compiled(torch.randn(STEPS, 0, 3, dtype=torch.float64), resets=none)
+    assert (output.shape, h_n.shape) == ((STEPS, 0, 4), (1, 0, 4))
+
+
+def test_tensors_without_values_give_shapes() -> None:
+    layer, where = make("GRU", num_layers=2, bidirectional=True), PATTERNS["random"]
+    x = torch.randn(STEPS, BATCH, 3, dtype=torch.float64)
+    on_meta = copy.deepcopy(layer).to("meta")
+    assert on_meta(x.to("meta"), resets=where.to("meta"))[0].shape == (STEPS, BATCH, 8)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = copy.deepcopy(layer)
+        assert fake(mode.from_tensor(x), resets=mode.from_tensor(where))[0].shape == (6, 5, 8)

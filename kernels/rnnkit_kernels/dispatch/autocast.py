@@ -25,6 +25,8 @@ _LACKS = {
 def autocasts(device: torch.device) -> bool:
     """Whether autocast is on; asking that of a device without it (meta) raises."""
     kind = device.type
+    if kind in ("cpu", "cuda"):  # they always have it, and every call asks
+        return torch.is_autocast_enabled(kind)
     # What is traced is on no such device, and torch 2.11 can't trace the question.
     available = torch.compiler.is_compiling() or torch.amp.is_autocast_available(kind)
     return available and torch.is_autocast_enabled(kind)
