@@ -10,7 +10,7 @@ from torch import nn
 from rnnkit.nn import compat
 from rnnkit.nn.base import Recurrent
 from rnnkit.nn.cell import GRUCell, LSTMCell, RNNCell
-from rnnkit.nn.plain import attributes_put_on, why_not_plain
+from rnnkit.nn.plain import attributes_put_on, options_of, why_not_plain
 from rnnkit.nn.recurrent import GRU, LSTM, RNN
 from rnnkit_kernels.functional import BACKENDS, Backend
 
@@ -62,7 +62,8 @@ def replace_rnns(
     before. A layer used in several places stays one layer. Hooks, buffers and data move with their
     layer. What is more than a layer of torch's stays as it is, and the result says why: a subclass
     or a parametrised layer, one whose forward or another method was replaced, which was compiled by
-    itself, or on which modules or functions were put.
+    itself, on which modules or functions were put, or whose options, `mode` or `_flat_weights` were
+    changed so that they contradict each other.
 
     Args:
         module: any module that contains recurrent layers; not itself one.
@@ -173,16 +174,8 @@ def _put(module: nn.Module, converted: dict[nn.Module, nn.Module]) -> None:
 
 
 def _convert(layer: Any, classes: dict[Any, Any], options: dict[str, Any]) -> nn.Module:
-    names = ["input_size", "hidden_size", "bias"]
     is_cell = isinstance(layer, nn.RNNCellBase)
-    if not is_cell:
-        names += ["num_layers", "batch_first", "bidirectional"]
-    if isinstance(layer, nn.LSTM | LSTM):
-        names.append("proj_size")
-    if isinstance(layer, nn.RNN | RNN | nn.RNNCell):
-        names.append("nonlinearity")
-    own = {name: getattr(layer, name) for name in names}
-    new: Any = classes[type(layer)](**own, **options, device="meta")
+    new: Any = classes[type(layer)](**options_of(layer), **options, device="meta")
     if not is_cell:
         new.dropout = layer.dropout  # set late: a one-layer model has warned of it already
     weights = list(new._parameters)

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.nn.utils import parametrize
 
+from rnnkit.nn.recurrent import LSTM, RNN
+
 
 def why_not_plain(layer: nn.Module, classes: dict[Any, Any]) -> str | None:
     """Why a layer can't become one of another class, or None where it can.
@@ -40,7 +42,21 @@ def why_not_plain(layer: nn.Module, classes: dict[Any, Any]) -> str | None:
         if hasattr(target, name) or name in _attributes(target):
             return f"an attribute that means something to {target.__name__} was put on it: {name}"
     missing = [name for name in _weight_names(layer) if not hasattr(layer, name)]
-    return f"it has no {', '.join(missing)}" if missing else None
+    if missing:
+        return f"it has no {', '.join(missing)}"
+    return _contradiction(layer)
+
+
+def options_of(layer: Any) -> dict[str, Any]:
+    """The options that a recurrent layer or cell was made with, dropout aside, which may change."""
+    names = ["input_size", "hidden_size", "bias"]
+    if not isinstance(layer, nn.RNNCellBase):
+        names += ["num_layers", "batch_first", "bidirectional"]
+    if isinstance(layer, nn.LSTM | LSTM):
+        names.append("proj_size")
+    if isinstance(layer, nn.RNN | RNN | nn.RNNCell):
+        names.append("nonlinearity")
+    return {name: getattr(layer, name) for name in names}
 
 
 def attributes_put_on(layer: nn.Module) -> dict[str, Any]:
@@ -48,6 +64,27 @@ def attributes_put_on(layer: nn.Module) -> dict[str, Any]:
     kind: Any = type(layer)
     known = {*_attributes(kind), *_weight_names(layer)}
     return {name: value for name, value in vars(layer).items() if name not in known}
+
+
+def _contradiction(layer: Any) -> str | None:
+    """What a layer runs beside its options and its weights: torch keeps both a second time."""
+    try:
+        made: Any = type(layer)(**options_of(layer), device="meta")
+    except (TypeError, ValueError) as error:
+        return f"there is no layer of its options: {error}"
+    for name in ("mode", "_flat_weights_names", "_all_weights"):  # a cell has none of them
+        if getattr(layer, name, None) != getattr(made, name, None):
+            return f"its {name} contradicts its options: one of them was changed after it was made"
+    weights = {name: getattr(layer, name) for name in _weight_names(layer)}
+    for name, weight in weights.items():
+        if weight is not None and weight.shape != getattr(made, name).shape:
+            return f"its {name} has shape {tuple(weight.shape)}, which contradicts its options"
+    runs = vars(layer).get("_flat_weights")
+    if runs is None or layer._weights_have_changed():  # torch collects them before the next call
+        return None
+    if list(map(id, runs)) != list(map(id, weights.values())):
+        return "its _flat_weights, which torch runs, aren't its weights: set these by name instead"
+    return None
 
 
 def _weight_names(layer: Any) -> list[str]:
