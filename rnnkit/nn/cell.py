@@ -24,7 +24,11 @@ def _step(
     own = module._parameters
     if list(own) != _NAMES:
         return None
-    weights: Any = tuple(own.values()) if module.bias else (own["weight_ih"], own["weight_hh"])
+    weights: Any = tuple(own.values())
+    if (
+        weights[2] is None and weights[3] is None
+    ):  # not `bias`, which torch's cells don't ask either
+        weights = weights[:2]
     fast_path = module.__dict__.get("_fast_path")
     if fast_path is None:
         fast_path = module.__dict__["_fast_path"] = FastPath()

@@ -208,3 +208,15 @@ def test_the_gradient_of_a_reset_before_cell() -> None:
 def test_a_reset_before_cell_says_so() -> None:
     assert repr(rnnkit.GRUCell(3, 5)) == "GRUCell(3, 5)"
     assert repr(rnnkit.GRUCell(3, 5, reset_after=False)) == "GRUCell(3, 5, reset_after=False)"
+
+
+@pytest.mark.parametrize("kind", [*CELLS, "GRU reset before"])
+def test_biases_act_whatever_bias_says_later(kind: str) -> None:
+    cell = make("GRU" if kind == "GRU reset before" else kind)[0]
+    if kind == "GRU reset before":
+        cell.reset_after = False
+    input = torch.randn(2, 3)
+    expected = cell(input)
+    cell.bias = False  # which torch's cells read in their constructor alone
+    with torch.no_grad():
+        assert_close(cell(input), expected)
