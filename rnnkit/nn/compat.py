@@ -38,7 +38,7 @@ class _OwnWeights(nn.RNNBase):
         return super(nn.RNNBase, self)._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
 
 
-class LSTM(recurrent.LSTM, _OwnWeights, nn.LSTM):  # type: ignore[misc, override]
+class LSTM(recurrent.LSTM, _OwnWeights, nn.LSTM):  # type: ignore[misc]
     """`rnnkit.LSTM`, and an instance of `torch.nn.LSTM`.
 
     Example:
@@ -47,9 +47,9 @@ class LSTM(recurrent.LSTM, _OwnWeights, nn.LSTM):  # type: ignore[misc, override
     """
 
 
-class GRU(recurrent.GRU, _OwnWeights, nn.GRU):  # type: ignore[misc, override]
+class GRU(recurrent.GRU, _OwnWeights, nn.GRU):  # type: ignore[misc]
     """`rnnkit.GRU`, and an instance of `torch.nn.GRU`."""
 
 
-class RNN(recurrent.RNN, _OwnWeights, nn.RNN):  # type: ignore[misc, override]
+class RNN(recurrent.RNN, _OwnWeights, nn.RNN):  # type: ignore[misc]
     """`rnnkit.RNN`, and an instance of `torch.nn.RNN`."""

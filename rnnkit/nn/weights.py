@@ -4,7 +4,27 @@ Much of that is private in torch, and read all the same: by recipes that drop we
 initialisations, by pruning. The methods that check arguments are torch's own.
 """
 
+from typing import Any, SupportsIndex
+
 from torch import Tensor, nn
+
+
+class FlatWeights(tuple[Tensor | None, ...]):
+    """The weights, read anew on every look; torch's is a list, and what its layers run.
+
+    Recipes write into it what they have set by name. Here that is done already; anything else,
+    which would change nothing without a word, is an error.
+    """
+
+    def __setitem__(self, index: SupportsIndex, value: Any) -> None:
+        if self[index] is not value:
+            raise TypeError(_BY_NAME)
+
+
+_BY_NAME = (
+    "rnnkit's layers run the weights that they have by name, not _flat_weights: set each by "
+    "setattr(layer, name, weight), a plain tensor after delattr(layer, name)"
+)
 
 
 class NamedWeights(nn.Module):
@@ -38,10 +58,16 @@ class NamedWeights(nn.Module):
             message = f"{type(self).__name__} has no {', '.join(missing)}: set it before the call"
             raise RuntimeError(message) from error
 
+    # torch's layers keep what follows as attributes. They may be set here to what they are.
+
     @property
     def mode(self) -> str:
         """torch's name of the cell."""
         return self._cell.upper()
+
+    @mode.setter
+    def mode(self, value: str) -> None:
+        self._check_kept("mode", value, "it follows from the class and its options")
 
     @property
     def all_weights(self) -> list[list[Tensor]]:
@@ -54,14 +80,32 @@ class NamedWeights(nn.Module):
         size = len(names) // (self.num_layers * self._directions)
         return [names[i : i + size] for i in range(0, len(names), size)]
 
+    @_all_weights.setter
+    def _all_weights(self, value: list[list[str]]) -> None:
+        self._check_kept("_all_weights", value, "build a layer of other options")
+
     @property
     def _flat_weights_names(self) -> list[str]:
         return self._weight_names
 
+    @_flat_weights_names.setter
+    def _flat_weights_names(self, value: list[str]) -> None:
+        self._check_kept("_flat_weights_names", value, "build a layer of other options")
+
+    def _check_kept(self, name: str, value: Any, advice: str) -> None:
+        held = getattr(self, name)
+        if value != held:
+            kind = type(self).__name__
+            raise AttributeError(f"{name} of {kind} is {held!r} and stays so: {advice}")
+
     @property
-    def _flat_weights(self) -> tuple[Tensor | None, ...]:
-        """torch's is a list; to write into a copy of it would change nothing, without a word."""
-        return tuple(getattr(self, name, None) for name in self._weight_names)
+    def _flat_weights(self) -> FlatWeights:
+        return FlatWeights(getattr(self, name, None) for name in self._weight_names)
+
+    @_flat_weights.setter
+    def _flat_weights(self, value: Any) -> None:
+        if list(map(id, value)) != list(map(id, self._flat_weights)):
+            raise AttributeError(_BY_NAME)
 
     check_input = nn.RNNBase.check_input
     check_hidden_size = nn.RNNBase.check_hidden_size

@@ -40,7 +40,7 @@ def test_it_is_an_instance_of_both_and_keeps_nothing_more(kind: str) -> None:
     assert vars(layer).keys() == vars(plain).keys()
     assert not [name for name in vars(type(layer)) if inspect.isfunction(getattr(layer, name))]
     assert type(layer).forward is type(plain).forward
-    assert_equal(layer._flat_weights, tuple(theirs._flat_weights))
+    assert_equal(tuple(layer._flat_weights), tuple(theirs._flat_weights))
     assert_equal(layer.all_weights, theirs.all_weights)
     assert layer.mode == theirs.mode
 

@@ -1,14 +1,16 @@
 """What programs read of torch's layers although it is private there."""
 
+import copy
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import rnnkit
-from tests.nn.layers import STANDARD, assert_equal, random_state, twins
+import rnnkit.compat
+from tests.nn.layers import CLASSES, STANDARD, assert_close, assert_equal, random_state, twins
 
 OPTIONS: list[dict[str, Any]] = [{}, {"num_layers": 2, "bidirectional": True, "bias": False}]
 
@@ -67,12 +69,57 @@ def test_a_pruned_weight_is_seen_among_the_flat_weights(kind: str) -> None:
     assert all(isinstance(weight, nn.Parameter) for weight in layer._flat_weights)
 
 
-def test_writing_into_the_flat_weights_is_refused() -> None:
-    layer: Any = rnnkit.LSTM(3, 5)
-    with pytest.raises(TypeError):
-        layer._flat_weights[1] = torch.zeros(20, 5)
-    with pytest.raises(AttributeError):
-        layer._flat_weights = []
+@pytest.mark.parametrize("module", [rnnkit, rnnkit.compat])
+@pytest.mark.parametrize("name", CLASSES)
+def test_private_names_may_be_set_to_what_they_are(name: str, module: Any) -> None:
+    layer = getattr(module, name)(3, 5, 2)
+    input = torch.randn(4, 2, 3)
+    del layer.weight_hh_l1
+    weight = layer.weight_hh_l1 = torch.randn_like(layer.weight_hh_l0)
+    expected = layer(input)
+    theirs = CLASSES[name][1](3, 5, 2)
+    layer.mode = theirs.mode
+    layer._all_weights = theirs._all_weights
+    layer._flat_weights_names = theirs._flat_weights_names
+    layer._flat_weights = [getattr(layer, name) for name in layer._flat_weights_names]
+    index = layer._flat_weights_names.index("weight_hh_l1")
+    layer._flat_weights[index] = weight
+    layer._flat_weights[index - len(layer._flat_weights)] = weight
+    layer.flatten_parameters()
+    assert_equal(layer(input), expected)
+    assert_equal(copy.deepcopy(layer)(input), expected)
+
+
+@pytest.mark.parametrize("module", [rnnkit, rnnkit.compat])
+def test_to_set_private_names_to_anything_else_is_refused(module: Any) -> None:
+    layer = module.RNN(3, 5)
+    input = torch.randn(4, 2, 3)
+    expected = layer(input)
+    by_name = r"set each by setattr\(layer, name, weight\)"
+    with pytest.raises(TypeError, match=by_name):
+        layer._flat_weights[1] = torch.zeros(5, 5)
+    for value in ([], [weight * 2 for weight in layer._flat_weights], layer._flat_weights[::-1]):
+        with pytest.raises(AttributeError, match=by_name):
+            layer._flat_weights = value
+    with pytest.raises(AttributeError, match="mode of RNN is 'RNN_TANH' and stays so: it follows"):
+        layer.mode = "RNN_RELU"
+    for name in ("_flat_weights_names", "_all_weights"):
+        with pytest.raises(AttributeError, match=f"{name} of RNN is .* and stays so: build"):
+            setattr(layer, name, [])
+    assert_equal(layer(input), expected)
+
+
+@pytest.mark.compiler
+def test_a_forward_that_flattens_the_weights_compiles_whole() -> None:
+    layer = rnnkit.GRU(3, 5)
+
+    def forward(input: Tensor) -> Tensor:
+        layer.flatten_parameters()
+        return layer(input)[0] + layer._flat_weights[1].sum()
+
+    input = torch.randn(4, 2, 3)
+    compiled = torch.compile(forward, backend="eager", fullgraph=True)
+    assert_close(compiled(input), forward(input))
 
 
 @pytest.mark.parametrize("module", [rnnkit, rnnkit.compat])
