@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -125,7 +126,6 @@ class Recurrent(NamedWeights):
         self._fast_path = FastPath()
         self.reset_parameters()
         self.flatten_parameters()
-        let_opacus_refuse(type(self))
 
     def _shapes(self, width: int) -> dict[str, tuple[int, ...]]:
         """One direction's parameters for an input of `width` features, in the kernels' order."""
@@ -175,6 +175,11 @@ class Recurrent(NamedWeights):
             functional.dropout(weight, self.weight_drop) if name.startswith("weight_hh") else weight
             for name, weight in zip(self._weight_names, self._weights, strict=True)
         ]
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """torch's; Opacus asks every layer for them just before it asks who refuses its class."""
+        let_opacus_refuse(type(self))
+        return super().parameters(recurse)
 
     def reset_parameters(self) -> None:
         """Draw every weight and bias from U(−1/√H, 1/√H), in torch's order; gains 1, shifts 0."""

@@ -8,10 +8,12 @@ import sys
 from importlib import import_module
 from typing import Any
 
+import torch
+
 
 def let_opacus_refuse(layer: type) -> None:
-    """Tell Opacus of a class of layers, where Opacus has been imported."""
-    if "opacus" not in sys.modules:
+    """Tell Opacus of a class of layers, where Opacus has been imported; Dynamo can't follow."""
+    if "opacus" not in sys.modules or torch.compiler.is_compiling():
         return
     validators: Any = import_module("opacus.validators")
     errors: Any = import_module("opacus.validators.errors")

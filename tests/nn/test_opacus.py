@@ -1,5 +1,6 @@
 """Opacus refuses the layers before it wraps them; it is tested where it is installed."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -48,3 +49,33 @@ def test_what_to_use_takes_the_state_dict(name: str) -> None:
     other.load_state_dict(layer.state_dict())
     input = torch.randn(2, 5, 3)
     assert_close(other(input)[0], layer(input)[0])
+
+
+@pytest.mark.parametrize("module", [rnnkit, rnnkit.compat])
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_layer_that_was_built_before_opacus_was_imported_is_refused(
+    name: str, module: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delitem(sys.modules, "opacus")
+        patch.setattr(validators.ModuleValidator, "VALIDATORS", {})
+        model = nn.Sequential(getattr(module, name)(3, 4))
+        assert list(model.parameters())
+        assert not validators.ModuleValidator.VALIDATORS
+    with monkeypatch.context() as patch:
+        patch.setattr(validators.ModuleValidator, "VALIDATORS", {})
+        errors = validators.ModuleValidator.validate(model, strict=False)
+        assert [type(error).__name__ for error in errors] == ["ShouldReplaceModuleError"]
+
+
+@pytest.mark.compiler
+def test_a_forward_that_looks_at_the_parameters_compiles_whole() -> None:
+    layer = rnnkit.GRU(3, 4)
+
+    def forward(input: torch.Tensor) -> torch.Tensor:
+        h = next(layer.parameters()).new_zeros(1, 2, 4)
+        return layer(input, h)[0]
+
+    input = torch.randn(5, 2, 3)
+    compiled = torch.compile(forward, backend="eager", fullgraph=True)
+    assert_close(compiled(input), forward(input))

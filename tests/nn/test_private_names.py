@@ -110,12 +110,13 @@ def test_to_set_private_names_to_anything_else_is_refused(module: Any) -> None:
 
 
 @pytest.mark.compiler
-def test_a_forward_that_flattens_the_weights_compiles_whole() -> None:
+def test_a_forward_that_looks_at_the_weights_compiles_whole() -> None:
     layer = rnnkit.GRU(3, 5)
 
     def forward(input: Tensor) -> Tensor:
         layer.flatten_parameters()
-        return layer(input)[0] + layer._flat_weights[1].sum()
+        h = next(layer.parameters()).new_zeros(1, 2, 5)
+        return layer(input, h)[0] + layer._flat_weights[1].sum()
 
     input = torch.randn(4, 2, 3)
     compiled = torch.compile(forward, backend="eager", fullgraph=True)
