@@ -181,8 +181,7 @@ class LSTM(Recurrent):
             found = self._run_fast_path(input, hx)
             if found is not None:
                 return found[0], (found[1], found[2])
-        given = {"lengths": lengths, "resets": resets, "hx_reset": hx_reset}
-        node = recorded_call(self, input, hx, **given)
+        node = recorded_call(self, input, hx, lengths, resets, hx_reset)
         if node is not None:
             return node  # type: ignore[no-any-return]
         if hx is not None:
@@ -219,8 +218,7 @@ class _OneState(Recurrent):
             found = self._run_fast_path(input, None if hx is None else (hx,))
             if found is not None:
                 return found[0], found[1]
-        given = {"lengths": lengths, "resets": resets, "hx_reset": hx_reset}
-        node = recorded_call(self, input, hx, **given)
+        node = recorded_call(self, input, hx, lengths, resets, hx_reset)
         if node is not None:
             return node  # type: ignore[no-any-return]
         for which, value in (("hx", hx), ("hx_reset", hx_reset)):

@@ -4,14 +4,22 @@ torch.fx takes a layer as one node, as it takes torch.nn's. The others know torc
 alone: `rnnkit.to_torch` is the way to them, and the errors say so.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Proxy
 
 
-def recorded_call(layer: nn.Module, input: Any, hx: Any, **options: Any) -> Any:
+def recorded_call(
+    layer: nn.Module,
+    input: Any,
+    hx: Any,
+    lengths: Any = None,
+    resets: Any = None,
+    hx_reset: Any = None,
+) -> Any:
     """The node of a layer's call while torch.fx records it, or None where nothing is recorded.
 
     torch.fx takes every module whose class torch.nn defines for one node, and calls the others with
@@ -21,17 +29,15 @@ def recorded_call(layer: nn.Module, input: Any, hx: Any, **options: Any) -> Any:
         layer: the layer or cell that is called.
         input: its input.
         hx: its initial state or states, or None.
-        options: its keyword arguments; those that are None are left out.
+        lengths, resets, hx_reset: a layer's keyword arguments; those that are None are left out.
 
     Raises:
         TypeError: the layer itself is recorded, not a module that holds it.
         RuntimeError: it has hooks, which would be recorded beside the node and then run within.
     """
-    proxy = input
-    if not isinstance(proxy, Proxy):  # as little as can be, for every call asks
-        proxy = hx[0] if type(hx) is tuple and hx else hx
-        if not isinstance(proxy, Proxy):
-            return None
+    proxy = _placeholder((input, hx, lengths, resets, hx_reset))
+    if proxy is None:
+        return None
     tracer: Any = proxy.tracer
     name = type(layer).__name__
     if tracer.root is layer:
@@ -42,8 +48,26 @@ def recorded_call(layer: nn.Module, input: Any, hx: Any, **options: Any) -> Any:
             "rnnkit.to_torch(model) first"
         )
     arguments = (input,) if hx is None else (input, hx)
+    options = {"lengths": lengths, "resets": resets, "hx_reset": hx_reset}
     given = {key: value for key, value in options.items() if value is not None}
     return tracer.create_proxy("call_module", tracer.path_of_module(layer), arguments, given)
+
+
+def _placeholder(values: Iterable[Any]) -> Proxy | None:
+    """The first of torch.fx's placeholders, in pairs and lists too; every call asks."""
+    for value in values:
+        if value is None or type(value) is Tensor:  # the shortest way past them
+            continue
+        if isinstance(value, Proxy):
+            return value
+        if isinstance(value, _SEQUENCES):
+            found = _placeholder(value)
+            if found is not None:
+                return found
+    return None
+
+
+_SEQUENCES = (tuple, list)
 
 
 def refuse_scripting(layer: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+from torch.nn.utils.rnn import PackedSequence
 
 import rnnkit
 import rnnkit.compat
@@ -95,6 +96,51 @@ def test_fx_sees_a_state_alone(name: str) -> None:
     assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["layer"]
     state = torch.randn((1, 2, 4) if name in CLASSES else (2, 4))
     assert_equal(traced(state), model(state))
+
+
+class Partly(nn.Module):
+    """A layer some of whose arguments are known before it runs."""
+
+    def __init__(self, layer: nn.Module, call: Any) -> None:
+        super().__init__()
+        self.layer, self.call = layer, call
+
+    def forward(self, given: Tensor) -> Any:
+        return self.call(self.layer, given)
+
+
+INPUT, H, CUT = torch.ones(5, 2, 3), torch.zeros(1, 2, 4), torch.zeros(5, 2, dtype=torch.bool)
+ALONE: dict[str, tuple[str, Any, Tensor]] = {
+    "lengths": ("GRU", lambda layer, n: layer(INPUT, lengths=n), torch.tensor([5, 2])),
+    "resets": ("LSTM", lambda layer, cut: layer(INPUT, resets=cut), ~CUT),
+    "resets beside a state": ("LSTM", lambda layer, cut: layer(INPUT, (H, H), resets=cut), ~CUT),
+    "hx_reset": ("RNN", lambda layer, h: layer(INPUT, resets=~CUT, hx_reset=h), H[:, 0] + 1),
+    "a pair hx_reset": (
+        "LSTM",
+        lambda layer, h: layer(INPUT, resets=~CUT, hx_reset=(h, h)),
+        H[:, 0] + 1,
+    ),
+    "a list": ("LSTM", lambda layer, h: layer(INPUT, [h, h]), H + 1),
+    "a cell's list": ("LSTMCell", lambda layer, h: layer(INPUT[0], [h, h]), H[0] + 1),
+    "c": ("LSTM", lambda layer, c: layer(INPUT, (H, c)), H + 1),
+    "a cell's c": ("LSTMCell", lambda layer, c: layer(INPUT[0], (H[0], c)), H[0] + 1),
+    "packed rows": (
+        "GRU",
+        lambda layer, rows: layer(PackedSequence(rows, torch.tensor([2, 1])))[1],
+        torch.ones(3, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ALONE)
+def test_fx_sees_any_argument_alone(what: str) -> None:
+    name, call, given = ALONE[what]
+    model = Partly(getattr(rnnkit, name)(3, 4), call)
+    traced = fx.symbolic_trace(model)
+    assert [node.target for node in traced.graph.nodes if node.op == "call_module"] == ["layer"]
+    assert_equal(traced(given), model(given))
+    other = given.flip(0) if what == "lengths" else ~given if "resets" in what else given * 2
+    assert_equal(traced(other), model(other))
 
 
 @pytest.mark.parametrize("name", EVERY)
