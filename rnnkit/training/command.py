@@ -29,6 +29,7 @@ from rnnkit.training.callbacks.checkpoint_io import AtomicCheckpointIO, read_che
 from rnnkit.training.callbacks.cpu_engine import CpuEngine
 from rnnkit.training.callbacks.curve import CurvePlot
 from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
+from rnnkit.training.callbacks.epoch_position import EpochPosition
 from rnnkit.training.callbacks.generator_states import GeneratorStates
 from rnnkit.training.callbacks.last_checkpoint import LastCheckpoint
 from rnnkit.training.callbacks.nothing_to_do import NothingToDo
@@ -150,6 +151,7 @@ class TrainingCLI(LightningCLI):
             given["profiler"] = NoProfiler()
         callbacks: list[Callback] = [
             GeneratorStates(),
+            EpochPosition(),
             CpuEngine(),
             KeepGoodCheckpoints(),
             KeepBestCheckpoint(),
