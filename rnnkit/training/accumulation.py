@@ -3,7 +3,8 @@
 The Trainer divides every batch's loss by `accumulate_grad_batches`, which is right only where all
 batches are as large and an epoch has a whole number of steps. A batch's own share is known only
 when the others are: until then all are divided by the first one's divisor, which keeps gradients in
-their usual range, and the sum is put right in the end.
+their usual range, and the sum is put right in the end. Where the first is far smaller than others,
+float16 may overflow: its scaler then leaves the step out and halves the scale, as it always does.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Accumulation:
     def add(self, divisor: Tensor) -> Tensor:
         """Note a batch's divisor, a scalar tensor; what its sum is divided by for the time."""
         if not self._divisors:
-            self._first = self._mean(divisor)
+            # At least 1, for the first batch may have no target, and others some.
+            self._first = self._mean(divisor).clamp(min=1)
         self._divisors.append(divisor)
         return self._first
 

@@ -12,6 +12,7 @@ from rnnkit.cli import main
 from rnnkit.language_modeling.windows import IGNORED
 from rnnkit.tagging.data import TaggingData
 from rnnkit.tagging.task import Tagger
+from rnnkit.training.accumulation import Accumulation
 from rnnkit.translation.data import PADDING, TranslationData
 from rnnkit.translation.task import Translation
 from tests.small_runs import make_data, make_model, make_trainer, parameters
@@ -153,6 +154,15 @@ def test_a_last_window_alone_moves_as_far_as_without_accumulation(corpus):
     assert torch.allclose(alone, moved(1, 1) - start, atol=1e-7)
     four, five = moved(4, 4), moved(4, 5)
     assert 0.5 < (five - four).norm() / (four - start).norm() < 2
+
+
+@pytest.mark.parametrize("batches", [[(0, 0), (6, 3)], [(6, 3), (0, 0)], [(0.5, 0.25), (1, 0.5)]])
+def test_a_batch_without_targets_adds_nothing(batches):
+    weight, accumulation = torch.nn.Parameter(torch.ones(())), Accumulation(lambda each: each)
+    for summed, divisor in batches:
+        (weight * summed / accumulation.add(torch.tensor(divisor))).backward()
+    accumulation.finish([weight])
+    assert weight.grad.item() == 2
 
 
 def test_an_optimizer_that_asks_again_cannot_accumulate(corpus):
