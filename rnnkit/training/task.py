@@ -66,7 +66,7 @@ class Task(LightningModule):
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._lr_scheduler_interval = lr_scheduler_interval
-        self._losses: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._losses: list[tuple[int, Tensor, Tensor, Tensor]] = []  # and their steps
         self._evaluated = False  # whether this batch has had its loss
         self._accumulation = Accumulation(self._mean_over_processes)
         self._norms: list[tuple[int, Tensor]] = []  # steps, and their gradients' norms
@@ -107,7 +107,8 @@ class Task(LightningModule):
         batches = self.trainer.accumulate_grad_batches
         if not self._evaluated:
             likelihood = summed if likelihood is None else likelihood
-            self._losses.append((summed.detach(), likelihood.detach(), targets))
+            noted = summed.detach(), likelihood.detach(), targets
+            self._losses.append((self.global_step, *noted))
             self._log_training()
         elif batches > 1:
             raise ValueError(
@@ -150,20 +151,19 @@ class Task(LightningModule):
         wait for it.
         """
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        batches = self.trainer.accumulate_grad_batches
         due = every > 0 and (self.global_step + 1) % every == 0 and self._ends_step()
         if not (due or self.trainer.is_last_batch):
             return
-        summed, likelihood, targets = (
-            torch.stack(part).double() for part in zip(*self._losses, strict=True)
-        )
+        steps, *noted = zip(*self._losses, strict=True)
+        summed, likelihood, targets = (torch.stack(part).double() for part in noted)
         totals = torch.stack([summed.sum(), likelihood.sum(), targets.sum()])
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         loss = totals[0] / totals[2]
         if not loss.isfinite():
-            finite = summed.isfinite()  # all True where another process has the culprit
-            step = self.global_step - (len(finite) - 1 - int(finite.int().argmin())) // batches
+            if self.trainer.world_size > 1:  # one of which has the culprit
+                summed = self.trainer.strategy.reduce(summed, reduce_op="sum")
+            step = steps[int(summed.isfinite().int().argmin())]
             raise FloatingPointError(
                 f"the loss became {float(loss)} at step {step} of epoch {self.current_epoch}: "
                 "lower the learning rate or trainer.gradient_clip_val, and go on from an earlier "

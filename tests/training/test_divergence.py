@@ -199,3 +199,21 @@ def test_weights_that_are_not_finite_are_never_saved(every, corpus, tmp_path):
     )
     assert re.search(r"\w is not finite after step \d+, so no checkpoint was written: ", message)
     assert_finite(tmp_path, "best", "last", "newest")
+
+
+@pytest.mark.parametrize(("culprit", "step"), [(3, 0), (4, 1), (8, 2)])
+def test_the_step_is_named_whose_loss_is_not_finite(culprit, step, corpus, monkeypatch):
+    """Of nine batches in steps of four, the last of one, the only one of which is looked at."""
+    loss = LanguageModel.loss_per_target
+
+    def spoilt(model, summed, *others):
+        factor = math.nan if model.trainer.fit_loop.batch_idx == culprit else 1.0
+        return loss(model, summed * factor, *others)
+
+    monkeypatch.setattr(LanguageModel, "loss_per_target", spoilt)
+    data = make_data(corpus)
+    trainer = make_trainer(
+        accumulate_grad_batches=4, limit_train_batches=9, log_every_n_steps=50, limit_val_batches=0
+    )
+    with pytest.raises(FloatingPointError, match=f"became nan at step {step} of epoch 0: "):
+        trainer.fit(make_model(data), data)
