@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from lightning.pytorch import LightningModule
 
 from rnnkit.training.callbacks.checkpoint_io import CheckpointError, read_checkpoint
-from rnnkit.training.task import Task, note_other_name
+from rnnkit.training.class_names import note_other_name
+from rnnkit.training.task import Task
 
 TaskType = TypeVar("TaskType", bound=Task)
 

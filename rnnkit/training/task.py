@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -19,11 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from typing_extensions import Self  # torch brings it; typing has it from Python 3.11
 
-from rnnkit.screen.terminal import visible
 from rnnkit.training.accumulation import Accumulation
+from rnnkit.training.class_names import name_of, note_other_name
 from rnnkit.training.learning_rate import learning_rate, set_learning_rate, watched_by
-
-_log = logging.getLogger(__name__)
 
 _NORMS_TOLD = 5  # how a norm grows shows in a few steps
 
@@ -291,28 +287,6 @@ class Task(LightningModule):
                 f"the checkpoint is of another model: {'; '.join(different)}; use the "
                 "configuration it was trained with, config.yaml in the folder of its run"
             )
-
-
-def name_of(task: type[Task]) -> str:
-    """The name of a task's class in a configuration, by module."""
-    return f"{task.__module__}.{task.__qualname__}"
-
-
-def note_other_name(hyper_parameters: Mapping[str, Any], task: type[Task]) -> None:
-    """Tell where a checkpoint was written by a class of another name than that it is read by.
-
-    Args:
-        hyper_parameters: The checkpoint's.
-        task: The class that reads it.
-    """
-    name = str(hyper_parameters.get("_class_path") or name_of(task))
-    module, _, last = name.rpartition(".")
-    if getattr(sys.modules.get(module), last, None) is not task:
-        _log.warning(
-            "the checkpoint names the class %s, as an earlier version did: %s reads it",
-            visible(name),
-            name_of(task),
-        )
 
 
 def check_sizes(**sizes: int) -> None:
