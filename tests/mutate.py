@@ -327,9 +327,9 @@ MUTATIONS = [Mutation(*entry) for entry in (
     ("dropout takes its random words in another order", "random/kernels.py",
      ("dropout::the_kernel_equals_the_definition[dense-dtype1]",),
      "tl.join(tl.join(a, c), tl.join(b, d))", "tl.join(tl.join(a, b), tl.join(c, d))"),
-    ("dropout forgets where a segment begins", "random/kernels.py",
-     ("dropout::the_kernel_equals_the_definition[segments-dtype1]",),
-     "step += tl.load(begins + sequence, mask=present, other=0)", "step += 0"),
+    ("dropout forgets where a segment begins", "random/dropout.py",
+     ("dropout::every_storage_drops_the_same_elements[segments]",),
+     "step = step + begins[sequence]", "step = step + 0"),
     # Resets.
     ("a reset at the first step keeps the state", "resets.py", anew("segments"),
      "(begins == 0) & ~resets[0][sequence]", "(begins == 0)"),

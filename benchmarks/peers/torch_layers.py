@@ -133,4 +133,34 @@ def _split_and_padded(
     return y.transpose(0, 1)[real].view(batch, steps, -1).transpose(0, 1)
 
 
-PEERS = (TorchLayers(cudnn=True), TorchLayers(cudnn=False))
+class TorchSteps:
+    """torch.nn's layer called once a step, as Stable-Baselines3 and CleanRL do for episodes."""
+
+    name = f"{BASELINE}, step by step"
+
+    def absent(self, work: Work) -> str | None:
+        """Nobody does so without resets."""
+        return None if work.resets is not None else "it is for rollouts with resets"
+
+    def prepare(self, work: Work, mode: str) -> Prepared:
+        """The layer as a user calls it, from a state of zeros where a step begins anew."""
+        kind, options = LAYERS[work.cell]
+        layer = layer_of(kind, work, **options).train(mode != "inference")
+        leaves = leaves_of(layer, work)
+        keep = ~work.resets.unsqueeze(-1) if work.resets is not None else None
+
+        def run() -> Sequence[Tensor]:
+            assert keep is not None
+            states = leaves[1 : 1 + len(work.states)]
+            outputs = []
+            for x, kept in zip(torch.split(leaves[0], 1), keep, strict=True):
+                states = [state * kept for state in states]
+                y, last = layer(x, tuple(states) if len(states) > 1 else states[0])
+                states = list(last) if len(states) > 1 else [last]
+                outputs.append(y)
+            return (torch.cat(outputs),)
+
+        return Prepared(run, leaves, work.arriving, "torch.nn, a call a step")
+
+
+PEERS = (TorchLayers(cudnn=True), TorchLayers(cudnn=False), TorchSteps())

@@ -429,7 +429,7 @@ def test_the_exchange_is_compiled_and_run_by_the_same_name(
 
 
 def test_the_quick_benchmarks_are_compiled(planted: list[Any]) -> None:
-    gpu_check.compile_quick("tagger", "gru", "bf16")
+    gpu_check.compile_quick("tagger", "gru", "fp16")  # no interpreter has bfloat16
     ours = [(name, grid, options["LAYER"].hidden) for name, grid, options in planted]
     both = [("stepping_forward", (13, 2, 2), 200), ("stepping_backward", (13, 2, 2), 200)]
     assert ours in (both, both * 2)  # "auto" may choose another engine

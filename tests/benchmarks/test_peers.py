@@ -38,7 +38,7 @@ def test_layers_with_all_options_are_right(name: str, cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_tanh"])
-@pytest.mark.parametrize("name", [*ON_CPU, "torchrl"])
+@pytest.mark.parametrize("name", [*ON_CPU, "torch.nn, step by step", "torchrl"])
 def test_rollouts_with_resets_are_right(name: str, cell: str) -> None:
     case = replace(PLAIN, steps=7, reset_every=3)
     peer, work = peers()[name], Work.of(case, cell, "fp32", CPU)

@@ -121,12 +121,13 @@ def _operator(
 @_operator.register_kernel("cuda")
 def _(x: Tensor, *others: Any) -> Tensor:
     x = x.contiguous()
-    if not _HAS_TRITON:
+    *places, begins = others
+    if not _HAS_TRITON or begins is not None:  # the kernel has no segments
         return definition(x, *others)
     from rnnkit_kernels.random import kernels
 
     with torch.cuda.device(x.device):
-        return kernels.dropout(x, *others)
+        return kernels.dropout(x, *places)
 
 
 @_operator.register_fake

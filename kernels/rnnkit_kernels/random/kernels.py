@@ -56,7 +56,6 @@ def dropout_tile(
     steps,
     offsets,
     order,
-    begins,
     layer: tl.int32,
     batch: tl.int32,
     rows: tl.int32,
@@ -75,8 +74,6 @@ def dropout_tile(
     else:
         step = tl.load(steps + row, mask=present, other=0)
         sequence = row - tl.load(offsets + step)
-    if begins is not None:
-        step += tl.load(begins + sequence, mask=present, other=0)
     if order is not None:
         sequence = tl.load(order + sequence, mask=present, other=0)
     low, high = key(tl.load(seed))
@@ -105,7 +102,6 @@ def dropout(
     batch: int,
     offsets: Tensor | None,
     order: Tensor | None,
-    begins: Tensor | None,
 ) -> Tensor:
     """As `definition` in `dropout.py`, for a contiguous `x`."""
     out = torch.empty_like(x)
@@ -124,7 +120,6 @@ def dropout(
         step,
         offsets,
         None if order is None else order.contiguous(),
-        None if begins is None else begins.contiguous(),
         layer,
         batch,
         rows,
