@@ -107,3 +107,25 @@ def test_segments_of_known_resets() -> None:
     assert padded is not None
     assert sorted(padded.source.tolist()) == list(range(STEPS * BATCH))
     assert int(padded.batch_sizes.sum()) == STEPS * BATCH
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [None, LENGTHS], ids=["full", "ragged"])
+@pytest.mark.parametrize("backend", ["auto", "triton", "eager", "torch"])
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_gpu_gives_what_calls_of_one_step_give(
+    cell: str, backend: str, lengths: Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn.rnn, "fp32_precision", "ieee")
+    x, hx, anew, weights, options = call(cell, 2, lengths)
+    expected, ends = by_steps(cell, x, hx, anew, weights, lengths)
+
+    def moved(values: Any) -> list[Tensor]:
+        return [value.float().to("cuda") for value in values]
+
+    options |= {"backend": backend, "lengths": None if lengths is None else lengths.to("cuda")}
+    given = (x.float().to("cuda"), tuple(moved(hx)), moved(weights))
+    anew_there = {"resets": RESETS.to("cuda"), "hx_reset": tuple(moved(anew))}
+    y, last = recurrent(cell, *given, **anew_there, **options)
+    for a, b in zip((y, *last), (expected, *ends), strict=True):
+        torch.testing.assert_close(a.cpu().double(), b, rtol=1e-4, atol=1e-5)
