@@ -4,17 +4,22 @@ r"""A linear-chain conditional random field over the tags of a sentence (Laffert
     log p(y | x) = score(x, y) − log Σ_y' exp(score(x, y'))
 
 Constructor, calls, parameters and exceptions are those of pytorch-crf 0.7.2. Beside them: allowed
-moves, marginals, the k best paths, and masks with holes, whose steps are as if they were not there.
+moves, marginals, probabilities of stretches, the k best paths, and masks with holes, whose steps
+are as if they were not there.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
+from rnnkit.nn.forward_backward import stretch_probabilities
 from rnnkit.nn.tag_paths import check_tags, compact, may_look, path_scores, real_steps
 from rnnkit.nn.viterbi import best_paths
 from rnnkit_kernels import functional
@@ -250,6 +255,41 @@ class CRF(nn.Module):
         if k < 1:
             raise ValueError(f"expected at least one path, got k={k}")
         return self._best(emissions, k, mask)
+
+    @torch.no_grad()
+    def stretch_probabilities(
+        self,
+        emissions: Tensor,
+        paths: Sequence[Sequence[int]],
+        stretches: Sequence[Sequence[tuple[int, int]]],
+        mask: Tensor | None = None,
+    ) -> list[list[float]]:
+        """How probable stretches of paths are, under the constraints, whatever stands around them.
+
+        Args:
+            emissions: Floating point (T, B, K).
+            paths: Of each sentence, as `decode` gives it.
+            stretches: Of each sentence, their first steps and the steps behind their last ones.
+            mask: (T, B), or None.
+
+        Returns:
+            Of each sentence a probability for each stretch.
+        """
+        emissions, lengths, _ = compact(*self._checked(emissions, mask))
+        places = [(b, *each) for b, some in enumerate(stretches) for each in some]
+        if not places:
+            return [[] for _ in stretches]
+        device = emissions.device
+        tags = pad_sequence([torch.tensor(path) for path in paths])
+        found = stretch_probabilities(
+            emissions,
+            *self._weights(emissions, constrained=True),
+            lengths,
+            F.pad(tags, (0, 0, 0, len(emissions) - len(tags))).to(device),
+            torch.tensor(places, device=device),
+        )
+        in_order = iter(found.tolist())
+        return [[next(in_order) for _ in some] for some in stretches]
 
     @torch.no_grad()
     def _best(

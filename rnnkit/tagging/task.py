@@ -37,10 +37,6 @@ from rnnkit.tagging.data import TaggedSentences
 from rnnkit.tagging.words import CASINGS, PADDING, UNKNOWN_ID, Sentences, padded
 from rnnkit.training.task import Task, check_probabilities, check_sizes
 
-# Emissions that are held at once to tell how sure entities are, 64 MiB of float32: a line as long
-# as a book has thousands of entities, and each needs emissions of all its words.
-_MOST_HELD = 2**24
-
 
 class Tagger(Task):
     """Bidirectional recurrent layers over words and their characters, with a CRF or a softmax.
@@ -273,29 +269,16 @@ class Tagger(Task):
         Returns:
             A probability for each entity.
         """
-        ids = padded([[self._ids[tag] for tag in each] for each in tags]).to(emissions.device)
+        ids = [[self._ids[tag] for tag in each] for each in tags]
         if self.crf is None:
-            scores = emissions.log_softmax(-1).gather(2, ids.unsqueeze(2)).squeeze(2).T.tolist()
+            written = padded(ids).to(emissions.device).unsqueeze(2)
+            scores = emissions.log_softmax(-1).gather(2, written).squeeze(2).T.tolist()
             return [
                 [min(1.0, math.exp(sum(row[entity.start : entity.end]))) for entity in each]
                 for row, each in zip(scores, found, strict=True)
             ]
-        places = [(b, *entity) for b, each in enumerate(found) for entity in each]
-        mask = sentences.mask
-        whole = self.crf.log_partition(emissions, mask, constrained=True)
-        steps = torch.arange(len(emissions), device=emissions.device).unsqueeze(1)
-        at_once = max(1, _MOST_HELD // (len(emissions) * len(self.tags)))
-        probabilities: list[float] = []
-        for first in range(0, len(places), at_once):
-            numbers = [(b, start, end) for b, _, start, end in places[first : first + at_once]]
-            rows, starts, ends = torch.tensor(numbers, device=emissions.device).T
-            inside = (steps >= starts) & (steps < ends)  # (T, entities)
-            others = F.one_hot(ids[:, rows], len(self.tags)) == 0  # (T, entities, K)
-            held = emissions[:, rows].masked_fill(inside.unsqueeze(2) & others, -torch.inf)
-            some = self.crf.log_partition(held, mask[:, rows], constrained=True)
-            probabilities += (some - whole[rows]).exp().clamp(max=1).tolist()
-        in_order = iter(probabilities)
-        return [[next(in_order) for _ in each] for each in found]
+        places = [[(entity.start, entity.end) for entity in each] for each in found]
+        return self.crf.stretch_probabilities(emissions, ids, places, sentences.mask)
 
     def negative_log_likelihood(self, emissions: Tensor, batch: TaggedSentences) -> Tensor:
         """Of the references, in nats: of every sentence with the CRF, else of every word.

@@ -288,22 +288,6 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tag):
     assert tag(b"\xef\xbb\xbfAda\n") == tag(b"Ada\n")
 
 
-def test_a_line_as_long_as_a_book_is_tagged_in_little_memory(checkpoint, monkeypatch):
-    tagger = EntityTagger.from_checkpoint(checkpoint)
-    sizes = []
-    whole = tagger.model.crf.log_partition
-
-    def watched(emissions, *rest, **options):
-        sizes.append(emissions.numel())
-        return whole(emissions, *rest, **options)
-
-    monkeypatch.setattr(tagger.model.crf, "log_partition", watched)
-    monkeypatch.setattr("rnnkit.tagging.task._MOST_HELD", 100_000)
-    (line,) = tagger.tag([["Ada", "and", "Paris", "in"] * 150])
-    assert len(line.confidences) == len(line.entities) >= 300
-    assert max(sizes) <= 100_000
-
-
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -232,7 +232,7 @@ def score(model, emissions, path):
     return math.exp(total)
 
 
-def test_confidences_of_many_entities_are_those_of_each(folder, monkeypatch):
+def test_confidences_of_many_entities_are_those_of_each(folder):
     data = make_data(folder)
     model, batch = make_model(data).eval(), batch_of(data)
     with torch.no_grad():
@@ -241,12 +241,13 @@ def test_confidences_of_many_entities_are_those_of_each(folder, monkeypatch):
     found = [entities(each, "BILOU") for each in tags]
     assert sum(map(len, found)) > 4
     together = model.confidences(emissions, batch.sentences, tags, found)
-    monkeypatch.setattr("rnnkit.tagging.task._MOST_HELD", 1)  # one entity at a time
-    alone = model.confidences(emissions, batch.sentences, tags, found)
-    assert [len(each) for each in alone] == [len(each) for each in found]
-    for one, other in zip(together, alone, strict=True):
-        assert one == pytest.approx(other, rel=1e-5)
-        assert all(0 <= value <= 1 for value in one)
+    for b, each in enumerate(found):
+        for n, entity in enumerate(each):
+            alone = [[] for _ in found]
+            alone[b] = [entity]
+            (value,) = model.confidences(emissions, batch.sentences, tags, alone)[b]
+            assert together[b][n] == value
+            assert 0 <= value <= 1
     nothing = [[] for _ in found]
     assert model.confidences(emissions, batch.sentences, tags, nothing) == nothing
 
