@@ -11,7 +11,7 @@ from typing import Any
 
 import rnnkit
 from rnnkit.data.registry import DataError
-from rnnkit.screen.terminal import sentence, visible
+from rnnkit.screen.terminal import sentence, visible, waiting
 
 _HELP = """\
 usage: rnnkit COMMAND ...
@@ -86,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = arguments[0]
     warnings.formatwarning = _visible_warning
     try:
-        module = import_module(_COMMANDS[command])
+        with waiting("loading …"):
+            module = import_module(_COMMANDS[command])
         if command in _TRAINING:
             module.run(arguments)
             return 0

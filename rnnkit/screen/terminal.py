@@ -17,8 +17,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 ISOLATE, POP = "\N{RIGHT-TO-LEFT ISOLATE}", "\N{POP DIRECTIONAL ISOLATE}"
@@ -68,6 +70,22 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print usage and error, and leave with status 2."""
         super().error(sentence(message))
+
+
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Tell what one waits for, on standard error where that is a terminal, and then wipe it out.
+
+    Args:
+        text: "loading best.ckpt …".
+    """
+    shown = visible(text) if sys.stderr.isatty() else ""
+    print(shown, end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        blank = " " * (len(shown) + len("^C"))
+        print(f"\r{blank}\r" if shown else "", end="", file=sys.stderr, flush=True)
 
 
 def right_to_left(text: str) -> bool:

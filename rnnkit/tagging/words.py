@@ -3,6 +3,8 @@
 word        id in a vocabulary, of the word in lower case with its digits as 0
 casing      one of `CASINGS`, of the word as it is written
 characters  ids of what it is written with, each distinct word of a batch once
+
+What is written but not seen, such as a soft hyphen, counts only where a word has nothing else.
 """
 
 from __future__ import annotations
@@ -32,6 +34,20 @@ CASINGS = ("lower", "title", "upper", "mixed", "number", "digits", "other")
 case; any other mix; digits with at most signs and marks; letters and digits; no letter or digit."""
 
 _DIGIT = re.compile(r"\d")
+
+IGNORABLE = (
+    "\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+)
+"""Characters that nobody sees, for a class of a regular expression: Unicode's property
+Default_Ignorable_Code_Point without the two joiners, which many scripts need to spell words."""
+
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+"""Those two."""
+
+_ignorable = re.compile(f"[{IGNORABLE}]+")
+_nothing_seen = re.compile(f"[{IGNORABLE}{JOINERS}]+")
 
 
 def casing(word: str) -> int:
@@ -150,7 +166,7 @@ class WordEncoder:
         for sentence in sentences:
             for word in sentence:
                 words[normalize(word, lowercase, normalize_digits)] += 1
-                characters.update(word)
+                characters.update(as_seen(word))
         frequent = sorted(words, key=lambda word: (-words[word], word))
         known = [word for word in frequent if words[word] >= min_count and word not in SPECIAL]
         held = {*known, *SPECIAL}
@@ -204,13 +220,13 @@ class WordEncoder:
         if found is None:
             if not word:
                 raise ValueError("expected 1 character or more in a word, got 0")
-            shown = word
-            if len(word) > self.max_word_length:
+            shown = plain = as_seen(word)
+            if len(plain) > self.max_word_length:
                 tail = self.max_word_length // 2
-                shown = word[: self.max_word_length - tail] + word[-tail:]
+                shown = plain[: self.max_word_length - tail] + plain[-tail:]
             found = (
                 self.words.index(self.normalize(word)),
-                casing(word),
+                casing(plain),
                 [self.characters.index(character) for character in shown],
             )
             if len(self._seen) >= _MOST_KEPT:
@@ -265,8 +281,19 @@ def padded(rows: Iterable[Sequence[int]]) -> Tensor:
     return torch.tensor(list(zip_longest(*rows, fillvalue=0)), dtype=torch.int64)
 
 
+def as_seen(word: str) -> str:
+    """A word without what is written but not seen; as it is where it has nothing else."""
+    return _ignorable.sub("", word) or word
+
+
+def is_unseen(word: str) -> bool:
+    """Whether a word has nothing that is seen: a soft hyphen alone, or two joiners."""
+    return _nothing_seen.fullmatch(word) is not None
+
+
 def normalize(word: str, lowercase: bool, normalize_digits: bool) -> str:
-    """A word in lower case, with 0 for every digit."""
+    """A word as it is seen, in lower case, with 0 for every digit."""
+    word = as_seen(word)
     if lowercase:
         word = word.lower()
     return _DIGIT.sub("0", word) if normalize_digits else word

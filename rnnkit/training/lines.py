@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 import torch
@@ -14,6 +16,9 @@ from torch import nn
 from rnnkit.screen.terminal import sentence
 
 MOST_NOTES = 5
+PROMPT = "> "
+
+AT_ONCE = 64
 
 # Batches that are read, sorted by length and written together.
 AHEAD = 16
@@ -26,12 +31,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--batch-size",
         type=int,
-        default=64,
         metavar="N",
-        help=f"lines at once, of {AHEAD} times as many that are read ahead (default: 64); 1 "
-        "answers every line before it reads the next",
+        help=f"lines at once, of {AHEAD} times as many that are read ahead (default: {AT_ONCE}); 1 "
+        "answers every line before it reads the next, as where lines are typed",
     )
     add("--device", help="cuda or cpu (default: a GPU if there is one)")
+
+
+def lines_at_once(arguments: argparse.Namespace) -> int:
+    """What `--batch-size` says; by default every line is answered at once where they are typed.
+
+    Raises:
+        ValueError: It is below 1.
+    """
+    if arguments.batch_size is None:
+        return 1 if _typed() else AT_ONCE
+    if arguments.batch_size < 1:
+        raise ValueError(f"expected batch_size of 1 or more, got {arguments.batch_size}")
+    return int(arguments.batch_size)
 
 
 def prepare(model: nn.Module, device: str | None) -> None:
@@ -93,6 +110,39 @@ class Notes:
         """Tell how many were not shown."""
         if self.count > MOST_NOTES:
             print(f"{self.command}: {self.count - MOST_NOTES} more notes", file=sys.stderr)
+
+
+def input_lines(note: Callable[[str], None]) -> Iterator[str]:
+    """Lines of standard input; where somebody types them, each is asked for with a prompt.
+
+    Args:
+        note: Told of every line that is no UTF-8.
+    """
+    if not _typed():
+        yield from decoded_lines(sys.stdin.buffer, note)
+        return
+    # What input() prompts with goes to standard output, which may be a file.
+    through_file = not sys.stdout.isatty()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")
+    with suppress(ImportError):  # not on Windows, where input() has keys and a history by itself
+        importlib.import_module("readline")
+    print("type a line, Enter answers it; Ctrl-D ends", file=sys.stderr)
+    while True:
+        if through_file:
+            print(PROMPT, end="", file=sys.stderr, flush=True)
+        try:
+            yield input("" if through_file else PROMPT)
+        except EOFError:
+            print(file=sys.stderr)
+            return
+        except KeyboardInterrupt:
+            print(file=sys.stderr)  # the shell's prompt comes to stand on a line of its own
+            raise
+
+
+def _typed() -> bool:
+    return sys.stdin.buffer.isatty()
 
 
 def decoded_lines(stream: Iterable[bytes], note: Callable[[str], None]) -> Iterator[str]:

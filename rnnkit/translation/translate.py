@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -13,8 +14,16 @@ import torch
 
 from rnnkit.decoding import BeamSearch, Hypothesis
 from rnnkit.screen.pictures import draw_attention
-from rnnkit.screen.terminal import Parser, for_terminal, json_line
-from rnnkit.training.lines import Notes, add_options, batches, decoded_lines, prepare, read_ahead
+from rnnkit.screen.terminal import Parser, for_terminal, json_line, waiting
+from rnnkit.training.lines import (
+    Notes,
+    add_options,
+    batches,
+    input_lines,
+    lines_at_once,
+    prepare,
+    read_ahead,
+)
 from rnnkit.training.loading import check_vocabularies, load_for_use, usable
 from rnnkit.translation.data import BEGIN, END, source_batch, tokenizers
 from rnnkit.translation.subwords import LineTokenizer
@@ -117,8 +126,9 @@ def main(argv: list[str]) -> int:
     """
     parser = Parser(
         prog="rnnkit translate",
-        description="Translate standard input, one line out for every line in.",
-        epilog="rnnkit translate --ckpt best.ckpt < german.txt > english.txt",
+        description="rnnkit translate --ckpt best.ckpt < german.txt > english.txt\n\n"
+        "Translate standard input, one line out for every line in; on a terminal it asks for them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_options(parser)
@@ -143,10 +153,11 @@ def main(argv: list[str]) -> int:
         help="draw where the decoder looked in the first line that has text",
     )
     arguments = parser.parse_args(argv)
-    for name in ("batch_size", "max_source"):
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"expected {name} of 1 or more, got {getattr(arguments, name)}")
-    translator = Translator.from_checkpoint(arguments.ckpt)
+    batch_size = lines_at_once(arguments)
+    if arguments.max_source < 1:
+        raise ValueError(f"expected max_source of 1 or more, got {arguments.max_source}")
+    with waiting(f"loading {arguments.ckpt} …"):
+        translator = Translator.from_checkpoint(arguments.ckpt)
     picture = arguments.attention
     if picture is not None and translator.model.decoder.attention is None:
         raise ValueError("--attention: this model has no attention")
@@ -162,8 +173,8 @@ def main(argv: list[str]) -> int:
         n_best,
     )
     notes = Notes("rnnkit translate")
-    sizes = arguments.batch_size, arguments.max_source
-    found = translator.translate(decoded_lines(sys.stdin.buffer, notes), search, *sizes, notes)
+    sizes = batch_size, arguments.max_source
+    found = translator.translate(input_lines(notes), search, *sizes, notes)
     decode, terminal = translator.target_tokenizer.decode, sys.stdout.isatty()
     for number, (source, best) in enumerate(found):
         if arguments.n_best is None:
@@ -173,7 +184,7 @@ def main(argv: list[str]) -> int:
         else:
             texts = [_described(hypothesis, decode(hypothesis.tokens)) for hypothesis in best]
             text = json_line({"line": number + 1, "translations": texts})
-        print(text, flush=arguments.batch_size == 1)
+        print(text, flush=batch_size == 1)
         if best and picture is not None:
             _draw(translator, source, best[0], picture)
             picture = None

@@ -1,7 +1,10 @@
+import sys
+from io import StringIO
+
 import pytest
 from rich.cells import cell_len
 
-from rnnkit.screen.terminal import couplets, for_terminal, right_to_left, visible
+from rnnkit.screen.terminal import couplets, for_terminal, right_to_left, visible, waiting
 
 RLI, PDI = "\u2067", "\u2069"
 PLAIN = ("دل می رود ز دستم", "صاحب دلان خدا را")
@@ -68,3 +71,19 @@ def test_a_narrow_terminal_gets_one_half_a_line():
     width = len(PLAIN[0]) + 4 + len(PLAIN[1])
     assert "\n" not in couplets(text, width)
     assert couplets(text, width - 1) == "\n".join(f"{RLI}{half}{PDI}" for half in PLAIN)
+
+
+def test_what_is_waited_for_is_wiped_out_and_no_file_has_it(monkeypatch):
+    for terminal in (True, False):
+        stream = StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda terminal=terminal: terminal)
+        monkeypatch.setattr(sys, "stderr", stream)
+        with waiting("loading a\x1b[31m …"):
+            told = stream.getvalue()
+        if not terminal:
+            assert stream.getvalue() == ""
+            continue
+        assert told == "loading a\\x1b[31m …"
+        wiped = stream.getvalue().removeprefix(told)
+        assert (wiped[0], wiped[-1]) == ("\r", "\r")
+        assert wiped.strip("\r") == " " * (len(told) + 2)  # and the ^C of somebody in a hurry
