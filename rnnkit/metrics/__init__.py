@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rnnkit.metrics.bleu import BLEU as BLEU
     from rnnkit.metrics.bleu import ChrF as ChrF
     from rnnkit.metrics.entities import EntityF1 as EntityF1
+    from rnnkit.metrics.exact_match import ExactMatch as ExactMatch
     from rnnkit.metrics.perplexity import Perplexity as Perplexity
 
 # Who reads tags need not wait for torchmetrics.
@@ -19,6 +20,7 @@ __getattr__, __dir__ = on_demand(
         "BLEU": "bleu",
         "ChrF": "bleu",
         "EntityF1": "entities",
+        "ExactMatch": "exact_match",
         "Perplexity": "perplexity",
     },
 )

@@ -2,17 +2,46 @@
 
 BLEU: Papineni et al. 2002; chrF: Popović 2015; Post 2018 (arXiv 1804.08771) for what has to be said
 with a figure, the signature.
+
+BLEU is a mean over n-grams of 1 to 4 tokens. Where no reference has 4 tokens it has no fourth
+member, and sacrebleu says 0 of perfect translations too. Then, and only then, `BLEU` counts the
+orders that there are: sacrebleu's effective order, which the signature tells as `eff:yes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sacrebleu
 import torch
 from torch import Tensor
+from sacrebleu.metrics.bleu import MAX_NGRAM_ORDER
 from torchmetrics import Metric
+
+# spm is the old name of flores101.
+TOKENIZERS = tuple(name for name in sacrebleu.BLEU.TOKENIZERS if name != "spm")
+"""What sacrebleu can cut text with, by its own names."""
+
+# Of those, the ones that take what stands between two blanks for words and marks.
+_AT_BLANKS = ("13a", "intl", "none")
+
+# Thai, Lao, Tibetan, Burmese, Khmer, kana and Han, which are written without blanks between words.
+_WITHOUT_BLANKS = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+    "\U00020000-\U0003ffff]"
+)
+
+
+def check_tokenizer(name: str) -> None:
+    """Refuse a tokenizer that sacrebleu does not have; whether it is installed shows when used.
+
+    Raises:
+        ValueError: There is no such tokenizer; the message lists them.
+    """
+    if name not in TOKENIZERS:
+        raise ValueError(f"expected tokenize to be one of {', '.join(TOKENIZERS)}, got {name!r}")
 
 
 class CorpusScore(Metric):
@@ -56,8 +85,11 @@ class CorpusScore(Metric):
                 f"{len(references)} references"
             )
         if hypotheses:
-            counts = torch.tensor(self._count(list(hypotheses), [list(references)]))
-            self.statistics += counts.sum(0).to(self.statistics.device)
+            self._add(torch.tensor(self._count(list(hypotheses), [list(references)])))
+
+    def _add(self, counts: Tensor) -> None:
+        """Add sacrebleu's counts of each sentence, int64 (sentences, counts)."""
+        self.statistics += counts.sum(0).to(self.statistics.device)
 
     def compute(self) -> Tensor:
         """The score, float64 scalar; 0 where nothing agrees."""
@@ -71,12 +103,17 @@ class CorpusScore(Metric):
 
 
 class BLEU(CorpusScore):
-    """Corpus BLEU.
+    """Corpus BLEU, with the effective order where the references are too short for four-grams.
 
     Args:
         lowercase: Compare in lower case.
-        tokenize: How sacrebleu cuts text into tokens: 13a for text as it is printed, none for
-            tokens with blanks between them.
+        tokenize: How sacrebleu cuts text into tokens, one of `TOKENIZERS`: 13a for text as it is
+            printed, zh, ja-mecab, ko-mecab or char for languages without blanks between words,
+            none for tokens with blanks between them.
+        cut: What to do with a line before that, for example cut it into tokens of one's own.
+
+    Raises:
+        ValueError: There is no such tokenizer, or what it needs is not there.
 
     Example:
         >>> bleu = BLEU()
@@ -85,9 +122,90 @@ class BLEU(CorpusScore):
         100.0
     """
 
-    def __init__(self, lowercase: bool = True, tokenize: str = "13a") -> None:
+    longest: Tensor
+    letters: Tensor
+
+    def __init__(
+        self,
+        lowercase: bool = True,
+        tokenize: str = "13a",
+        cut: Callable[[str], str] = lambda line: line,
+    ) -> None:
+        super().__init__(_sacrebleu(lowercase, tokenize))
+        self.tokenize = tokenize
+        self.cut = cut
+        self.caution: str | None = None
+        """After `compute`: why the figure says less than BLEU does elsewhere; None: it does not."""
+        self.add_state("longest", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="max")
+        self.add_state("letters", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
+        """Add some sentences, as `CorpusScore.update`."""
+        super().update([*map(self.cut, hypotheses)], [*map(self.cut, references)])
+        if self.tokenize in _AT_BLANKS:
+            text = "".join("".join(references).split())
+            letters = torch.tensor([len(_WITHOUT_BLANKS.findall(text)), len(text)])
+            self.letters += letters.to(self.letters.device)
+
+    def _add(self, counts: Tensor) -> None:
+        super()._add(counts)
+        lengths = counts[:, :2].amax(0)  # of hypothesis and reference
+        self.longest = torch.maximum(self.longest, lengths.to(self.longest.device))
+
+    def compute(self) -> Tensor:
+        """The score, float64 scalar; 0 where nothing agrees."""
+        hypothesis, reference = self.longest.tolist()
+        self.metric.effective_order = 0 < reference < MAX_NGRAM_ORDER
+        score = super().compute()
+        self.caution = self._caution(hypothesis, reference, float(score))
+        return score
+
+    def _caution(self, hypothesis: int, reference: int, score: float) -> str | None:
+        """What has to be said with the figure.
+
+        Args:
+            hypothesis: Tokens of the longest.
+            reference: Tokens of the longest.
+            score: The figure.
+        """
+        without_blanks, letters = self.letters.tolist()
+        told = []
+        if self.metric.effective_order:
+            told.append(
+                f"no reference has {MAX_NGRAM_ORDER} tokens as tokenize {self.tokenize} cuts them "
+                f"(the longest has {reference}), so BLEU counts the n-grams that there are (eff:yes)"
+            )
+        elif score == 0 and hypothesis < MAX_NGRAM_ORDER and self.statistics[2] > 0:
+            told.append(
+                f"BLEU is 0 although words agree, for no translation has {MAX_NGRAM_ORDER} tokens "
+                f"as tokenize {self.tokenize} cuts them (the longest has {hypothesis})"
+            )
+        if 2 * without_blanks > letters:
+            told.append(
+                f"the references are written without blanks between words, of which tokenize "
+                f"{self.tokenize} makes one token: choose tokenize zh, ja-mecab or char"
+            )
+        return "; ".join(told) or None
+
+
+def _sacrebleu(lowercase: bool, tokenize: str) -> sacrebleu.BLEU:
+    """sacrebleu's metric, or one sentence on what its tokenizer needs."""
+    check_tokenizer(tokenize)
+    try:
         # force: without it sacrebleu warns of text that looks tokenised.
-        super().__init__(sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize, force=True))
+        return sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize, force=True)
+    except (ImportError, RuntimeError) as error:
+        package = {"ja-mecab": "sacrebleu[ja]", "ko-mecab": "sacrebleu[ko]"}.get(
+            tokenize, "sentencepiece"
+        )
+        raise ValueError(
+            f"tokenize {tokenize} needs a package that is not installed: pip install '{package}'"
+        ) from error
+    except (OSError, SystemExit) as error:  # sacrebleu leaves the program where SSL fails
+        raise ValueError(
+            f"tokenize {tokenize} needs a file that sacrebleu could not download ({error}): "
+            "connect once, or choose another tokenizer"
+        ) from error
 
 
 class ChrF(CorpusScore):
