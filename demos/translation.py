@@ -17,9 +17,10 @@ from pathlib import Path
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 
 from rnnkit.cli import main as rnnkit
-from rnnkit.screen.pictures import draw_attention
+from rnnkit.translation.attention_picture import draw_translation
 from rnnkit.translation.data import TranslationData
-from rnnkit.translation.translate import Translator
+from rnnkit.translation.translator import Translator
+from rnnkit.translation.written import best_text
 
 CONFIG = Path(__file__).parents[1] / "configs" / "translation" / "dates.yaml"
 RUNS = Path("runs") / "dates"
@@ -40,21 +41,17 @@ def main() -> int:
     right = total = 0
     shown: list[str] = []
     for batch in batches:
-        lines = [
-            data.source_tokenizer.decode(batch.source[:, b].tolist())
-            for b in range(batch.source.shape[1])
-        ]
-        found = translator.translate(lines, translator.model.beam, len(lines), 100)
-        for line, (source, best), reference in zip(lines, found, batch.references, strict=True):
-            written = data.target_tokenizer.decode(best[0].tokens)
+        found = translator.translate(batch.sources, translator.model.beam, len(batch.sources))
+        for each, reference in zip(found, batch.references, strict=True):
+            written = best_text(each.best, data.target_tokenizer)
             right += written == reference
             total += 1
             if len(shown) < 8:
                 mark = "" if written == reference else f"   (should be {reference})"
-                shown.append(f"  {line:48} {written}{mark}")
-            if total == 1 and best[0].attention is not None:
-                target = data.target_tokenizer.vocabulary.decode(best[0].tokens)
-                draw_attention(source, target, best[0].attention[:, : len(source)], PICTURE)
+                shown.append(f"  {each.line:48} {written}{mark}")
+            if total == 1 and each.best[0].attention is not None:
+                sides = data.source_tokenizer, data.target_tokenizer
+                draw_translation(each.source, each.best[0], *sides, PICTURE)
     print("\nnever seen in training:\n")
     print("\n".join(shown))
     print(f"\n{right:,} of {total:,} test dates exactly right: {100 * right / total:.1f} %")

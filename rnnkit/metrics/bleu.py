@@ -16,8 +16,8 @@ from typing import Any
 
 import sacrebleu
 import torch
-from torch import Tensor
 from sacrebleu.metrics.bleu import MAX_NGRAM_ORDER
+from torch import Tensor
 from torchmetrics import Metric
 
 # spm is the old name of flores101.
@@ -173,7 +173,8 @@ class BLEU(CorpusScore):
         if self.metric.effective_order:
             told.append(
                 f"no reference has {MAX_NGRAM_ORDER} tokens as tokenize {self.tokenize} cuts them "
-                f"(the longest has {reference}), so BLEU counts the n-grams that there are (eff:yes)"
+                f"(the longest has {reference}), so BLEU counts the n-grams that there are "
+                "(eff:yes)"
             )
         elif score == 0 and hypothesis < MAX_NGRAM_ORDER and self.statistics[2] > 0:
             told.append(

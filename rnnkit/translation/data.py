@@ -16,18 +16,14 @@ from rnnkit.data.fingerprint import fingerprint
 from rnnkit.screen.terminal import visible
 from rnnkit.translation.corpora import read_parallel
 from rnnkit.translation.pairs import Pair
-from rnnkit.translation.subwords import (
-    BEGIN,
-    END,
-    PADDING,
-    UNKNOWN,
-    BPETokenizer,
-    Level,
+from rnnkit.translation.tokenizers import (
     LineTokenizer,
-    WordTokenizer,
     difference,
+    encode_lines,
     from_state_dict,
+    train,
 )
+from rnnkit.translation.words import BEGIN, END, PADDING, UNKNOWN, Level
 
 __all__ = [
     "BEGIN",
@@ -51,7 +47,8 @@ class Pairs(NamedTuple):
         source_lengths: Their numbers with `END`, int64 (B,), at least 1; they stay on the CPU.
         target: Target ids, int64 (T, B): `BEGIN`, the tokens and `END`, then `PADDING`.
         target_lengths: Number of targets of each pair, int64 (B,): the tokens and `END`.
-        references: The B target lines as they are scored: raw, lower-cased where the data are.
+        references: The B target lines as the file has them, upper case and all.
+        sources: The B source lines as the file has them.
     """
 
     source: Tensor
@@ -59,6 +56,7 @@ class Pairs(NamedTuple):
     target: Tensor
     target_lengths: Tensor
     references: list[str]
+    sources: list[str]
 
 
 def source_batch(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
@@ -89,13 +87,13 @@ def tokenizers(state: Mapping[str, Any]) -> tuple[LineTokenizer, LineTokenizer]:
 
 
 class _Split:
-    """Pairs of a split as ids with their special tokens."""
+    """Pairs of a split, and their ids with special tokens."""
 
     def __init__(self, pairs: list[Pair], source: LineTokenizer, target: LineTokenizer) -> None:
-        self.references = [line.lower() if target.lowercase else line for _, line in pairs]
-        self.sources = [[*ids, END] for ids in source.encode_lines([line for line, _ in pairs])]
+        self.pairs = pairs
+        self.sources = [[*ids, END] for ids in encode_lines(source, [line for line, _ in pairs])]
         self.targets = [
-            [BEGIN, *ids, END] for ids in target.encode_lines([line for _, line in pairs])
+            [BEGIN, *ids, END] for ids in encode_lines(target, [line for _, line in pairs])
         ]
 
     def leave_out_long(self, max_length: int) -> int:
@@ -108,15 +106,24 @@ class _Split:
         long_pairs = len(self.sources) - len(kept)
         self.sources = [self.sources[i] for i in kept]
         self.targets = [self.targets[i] for i in kept]
-        self.references = [self.references[i] for i in kept]
+        self.pairs = [self.pairs[i] for i in kept]
         return long_pairs
+
+    def unknown(self) -> tuple[float, float]:
+        """Shares of source and target tokens, without begin and end, that are unknown."""
+        read = sum(map(len, self.sources)) - len(self.sources)
+        written = sum(map(len, self.targets)) - 2 * len(self.targets)
+        counts = (sum(ids.count(UNKNOWN) for ids in side) for side in (self.sources, self.targets))
+        return next(counts) / max(1, read), next(counts) / max(1, written)
 
     def collate(self, indices: list[int]) -> Pairs:
         """The batch of some pairs."""
         source, source_lengths = _pad([self.sources[i] for i in indices])
         target, target_lengths = _pad([self.targets[i] for i in indices])
-        references = [self.references[i] for i in indices]
-        return Pairs(source, source_lengths, target, target_lengths - 1, references)
+        sources, references = zip(*(self.pairs[i] for i in indices), strict=True)
+        return Pairs(
+            source, source_lengths, target, target_lengths - 1, list(references), list(sources)
+        )
 
 
 class TranslationData(LightningDataModule):
@@ -132,10 +139,13 @@ class TranslationData(LightningDataModule):
         source: Language to translate from: the ending of its files. null: the usual one of a
             named corpus (english of dates, words of numbers, de of multi30k).
         target: Language to translate to. null: as for `source` (iso, digits, en).
-        level: Whether tokens are words, with digits and marks split off, or byte-pair encodings.
-        min_count: Tokens that are rarer in the training text become <unk>; for words.
+        level: Whether tokens are words, with digits and marks split off; characters, blanks too;
+            or byte-pair encodings (bpe).
+        min_count: Tokens that are rarer in the training text become <unk>; for words and
+            characters.
         bpe_size: Size of each side's vocabulary; for bpe.
-        lowercase: Lower-case both sides, the references of the scores included.
+        lowercase: Lower-case what the model reads and what it learns to write. How translations are
+            compared with the references is the model's `lowercase`.
         batch_tokens: Most tokens of a training batch on either side, padding included.
         max_length: Training pairs with more tokens on either side are left out.
         eval_batch_size: Most pairs of a batch in validation and test; no effect on the scores.
@@ -179,8 +189,6 @@ class TranslationData(LightningDataModule):
         super().__init__()
         if max_length < 1:
             raise ValueError(f"expected max_length of 1 or more, got {max_length}")
-        if level not in ("word", "bpe"):
-            raise ValueError(f"expected level word or bpe, got {level!r}")
         self.corpus = corpus
         self.batch_tokens = batch_tokens
         self.eval_batch_size = eval_batch_size
@@ -189,13 +197,17 @@ class TranslationData(LightningDataModule):
         self.source_language, self.target_language = texts.source, texts.target
         self.empty_pairs = texts.empty_pairs
 
-        def tokenizer(lines: list[str]) -> LineTokenizer:
-            if level == "bpe":
-                return BPETokenizer.train(lines, size=bpe_size, lowercase=lowercase)
-            return WordTokenizer.train(lines, min_count=min_count, lowercase=lowercase)
-
-        self.source_tokenizer = tokenizer([source for source, _ in texts.train])
-        self.target_tokenizer = tokenizer([target for _, target in texts.train])
+        self.min_count = min_count
+        self.source_tokenizer, self.target_tokenizer = (
+            train(
+                level,
+                [pair[side] for pair in texts.train],
+                min_count=min_count,
+                bpe_size=bpe_size,
+                lowercase=lowercase,
+            )
+            for side in (0, 1)
+        )
         self.source_vocabulary_size = len(self.source_tokenizer)
         self.target_vocabulary_size = len(self.target_tokenizer)
         self._train, self._valid, self._test = (
@@ -219,6 +231,24 @@ class TranslationData(LightningDataModule):
         self.train_dataloader()
         self.val_dataloader()
         self.test_dataloader()
+
+    def setup(self, stage: str) -> None:
+        """Tell the share of unknown tokens of the texts that will be read, where there are any."""
+        texts = {"training": self._train, "validation": self._valid, "test": self._test}
+        read = {"fit": ("training", "validation"), "validate": ("validation",), "test": ("test",)}
+        told = []
+        for name in read.get(stage, ()):
+            source, target = texts[name].unknown()
+            if source or target:
+                told.append(
+                    f"{source:.2%} of the {name} text's source tokens and {target:.2%} of its "
+                    "target tokens"
+                )
+        if told and (self.trainer is None or self.trainer.is_global_zero):
+            _log.warning(
+                "Note: %s are unknown to the model and read as <unk> (min_count %d).",
+                *(", ".join(told), self.min_count),
+            )
 
     def train_dataloader(self) -> BatchLoader[Pairs]:
         """Batches of the training pairs, this process's share of each."""

@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from rnnkit.decoding import Hypothesis
-from rnnkit.screen.pictures import draw_attention
+from rnnkit.translation.attention_picture import draw_translation
 from rnnkit.translation.data import Pairs
+from rnnkit.translation.task import Translation
+from rnnkit.translation.written import best_text
 
 
 class SampleTranslations(Callback):
     """Writes the first sentences of the validation text beside `metrics.csv`.
 
     `translations.txt` grows by one block an epoch: source, reference and translation of each
-    sentence. `attention.png` shows the first one's attention, where the model has one.
+    sentence, the first two as their files have them. `attention.png` shows the first one's
+    attention, where the model has one.
 
     Args:
         count: Number of sentences.
@@ -33,7 +36,7 @@ class SampleTranslations(Callback):
     def on_validation_batch_end(
         self,
         trainer: Trainer,
-        pl_module: LightningModule,
+        pl_module: Translation,  # type: ignore[override]
         outputs: Any,
         batch: Pairs,
         batch_idx: int,
@@ -46,25 +49,22 @@ class SampleTranslations(Callback):
         folder = trainer.log_dir if trainer.loggers else None
         if folder is None or not trainer.is_global_zero:
             return
-        found: list[Hypothesis] = outputs["translations"][: self.count]
+        found: list[list[Hypothesis]] = outputs["translations"][: self.count]
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        read, write = data.source_tokenizer, data.target_tokenizer
         lines = [f"epoch {trainer.current_epoch}, step {trainer.global_step}"]
-        for i, hypothesis in enumerate(found):
-            ids = batch.source[: batch.source_lengths[i], i].tolist()
-            lines += ["", f"  source       {read.decode(ids)}"]
+        for i, best in enumerate(found):
+            lines += ["", f"  source       {batch.sources[i]}"]
             lines += [f"  reference    {batch.references[i]}"]
-            lines += [f"  translation  {write.decode(hypothesis.tokens)}"]
+            lines += [f"  translation  {best_text(best, data.target_tokenizer)}"]
         path = Path(folder) / "translations.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write("\n".join(lines) + "\n\n")
-        first = found[0]
-        if first.attention is not None:
-            ids = batch.source[: batch.source_lengths[0], 0].tolist()
-            draw_attention(
-                read.vocabulary.decode(ids),
-                write.vocabulary.decode(first.tokens),
-                first.attention[:, : len(ids)],
-                Path(folder) / "attention.png",
-            )
+        drawn = next((i for i, best in enumerate(found) if best), None)
+        if drawn is None or found[drawn][0].attention is None:
+            return
+        read = min(int(batch.source_lengths[drawn]) - 1, pl_module.max_source)
+        draw_translation(
+            batch.source[:read, drawn].tolist(), found[drawn][0],
+            data.source_tokenizer, data.target_tokenizer, Path(folder) / "attention.png",
+        )  # fmt: skip

@@ -1,153 +1,20 @@
-"""Tokenizers of lines and their inverses: words with their marks split off, and byte-pair encoding.
-
-Both turn a line into ids from 4 on; the ids below are the same in every vocabulary:
-
-    0 <pad>    1 <bos>    2 <eos>    3 <unk>
-
-A tokenizer and its inverse are one object, whose state is plain data for a checkpoint.
-"""
+"""Byte-pair encoding of lines, and back: no character is unknown."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 from rnnkit.data.vocabulary import Vocabulary
+from rnnkit.translation.words import SPECIAL, UNKNOWN, Level
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PADDING, BEGIN, END, UNKNOWN = range(4)
-SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-"""The tokens of these ids."""
-
-Level = Literal["word", "bpe"]
-
-JOINER = "\uffed"
-"""On the side of a token that touches its neighbour: no blank lies between them."""
-
-_PIECE = re.compile(r"(?P<word>[^\W\d_]+)|\S")
-
-
-def tokenize(line: str) -> list[str]:
-    """Words, digits and marks of a line.
-
-    A word is a run of letters; every digit and every mark is a token of its own. Where two tokens
-    touch, the one that is no word carries a joiner on that side, the right one of two:
-
-        a t-shirt (no. 32).    a  t  ￭-￭  shirt  (￭  no  ￭.  3  ￭2  ￭)  ￭.
-
-    So `detokenize` gives the line back, with each run of white space as one blank. Combining
-    signs count as marks: for scripts that use many, level bpe is the better choice.
-    """
-    tokens: list[str] = []
-    end = -1
-    for match in _PIECE.finditer(line.replace(JOINER, "\u25a0")):
-        token = match[0]
-        if match.start() == end:
-            if match["word"]:
-                tokens[-1] += JOINER
-            else:
-                token = JOINER + token
-        tokens.append(token)
-        end = match.end()
-    return tokens
-
-
-def detokenize(tokens: Iterable[str]) -> str:
-    """The line of tokens: a blank between two of them unless a joiner stands there."""
-    line = " ".join(tokens)
-    return line.replace(f"{JOINER} ", "").replace(f" {JOINER}", "").replace(JOINER, "")
-
-
-class WordTokenizer:
-    """Words, digits and marks of a line as ids, and back.
-
-    Args:
-        vocabulary: The tokens; its first four are `SPECIAL`.
-        lowercase: Lower-case a line first.
-
-    Raises:
-        ValueError: The vocabulary begins with other tokens.
-
-    Example:
-        >>> tokenizer = WordTokenizer.train(["a dog, a cat"])
-        >>> tokenizer.encode("a cat, a bird")
-        [4, 5, 7, 4, 3]
-        >>> tokenizer.decode([4, 6, 7, 5, 2])
-        'a dog, cat'
-    """
-
-    level: Level = "word"
-
-    def __init__(self, vocabulary: Vocabulary, lowercase: bool = False) -> None:
-        if vocabulary.tokens[: len(SPECIAL)] != SPECIAL:
-            raise ValueError(
-                f"expected a vocabulary that begins with {', '.join(SPECIAL)}, got "
-                f"{', '.join(vocabulary.tokens[: len(SPECIAL)])}"
-            )
-        self.vocabulary = vocabulary
-        self.lowercase = lowercase
-
-    @classmethod
-    def train(
-        cls, lines: Iterable[str], *, min_count: int = 1, lowercase: bool = False
-    ) -> WordTokenizer:
-        """Tokenizer for the tokens of some lines, the most frequent first.
-
-        Args:
-            lines: The training text.
-            min_count: Fewest occurrences for a token to be kept; rarer ones are unknown.
-            lowercase: Lower-case the text.
-
-        Raises:
-            ValueError: `min_count` is below 1, or no token is left.
-        """
-        counts: Counter[str] = Counter()
-        for line in lines:
-            counts.update(tokenize(line.lower() if lowercase else line))
-        known = Vocabulary.from_counts(counts, min_count=min_count)
-        return cls(Vocabulary([*SPECIAL, *known.tokens]), lowercase)
-
-    def __len__(self) -> int:
-        return len(self.vocabulary)
-
-    def encode(self, line: str) -> list[int]:
-        """Ids of a line's tokens, without begin and end; `UNKNOWN` for tokens not kept."""
-        tokens = tokenize(line.lower() if self.lowercase else line)
-        return [self.vocabulary.index(token) for token in tokens]
-
-    def encode_lines(self, lines: Sequence[str]) -> list[list[int]]:
-        """`encode` for many lines."""
-        return [self.encode(line) for line in lines]
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The line of some ids; the four special ones are left out.
-
-        Raises:
-            ValueError: An id is outside the vocabulary.
-        """
-        return detokenize(self.vocabulary.decode(i for i in ids if not 0 <= i < len(SPECIAL)))
-
-    def count_unknown(self, ids: Iterable[int]) -> int:
-        """How many of a line's ids stand for unknown tokens."""
-        return sum(i == UNKNOWN for i in ids)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The tokenizer as plain data."""
-        return {
-            "level": self.level,
-            "lowercase": self.lowercase,
-            "tokens": self.vocabulary.state_dict(),
-        }
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> WordTokenizer:
-        """The tokenizer that `state_dict` describes."""
-        return cls(Vocabulary.from_state_dict(state["tokens"]), state["lowercase"])
+WORD_START = "\u2581"
+"""What a blank is shown as: a token that begins with one begins a word."""
 
 
 class BPETokenizer:
@@ -225,22 +92,44 @@ class BPETokenizer:
             for line, ids in zip(lines, encoded, strict=True)
         ]
 
-    def decode(self, ids: Iterable[int]) -> str:
-        """The line of some ids; the four special ones are left out.
+    def decode(self, ids: Iterable[int], unknown: Iterable[str] = repeat("<unk>")) -> str:
+        """The line of some ids; padding, begin and end are left out.
 
         Bytes that are no UTF-8 become U+FFFD, and a line end, which no line holds, a blank.
+
+        Args:
+            ids: Those of the tokens.
+            unknown: What stands for each unknown token, in their order. No text has one, but a
+                model that has learnt little may write it.
 
         Raises:
             ValueError: An id is outside the vocabulary.
         """
-        kept = []
+        parts: list[list[int]] = [[]]
         for i in ids:
             if not 0 <= i < len(self):
                 raise ValueError(f"expected ids from 0 to {len(self) - 1}, got {i}")
-            if i >= len(SPECIAL):
-                kept.append(i - len(SPECIAL))
-        line: str = self._bpe.decode(kept)
+            if i == UNKNOWN:
+                parts.append([])
+            elif i >= len(SPECIAL):
+                parts[-1].append(i - len(SPECIAL))
+        words = iter(unknown)
+        line: str = self._bpe.decode(parts[0])
+        for part in parts[1:]:
+            line += f" {next(words)}{self._bpe.decode(part)}"
         return line.replace("\n", " ").removeprefix(" ")
+
+    def written(self, line: str) -> list[str]:
+        """The tokens of a line as they stand in it: one for each id."""
+        return self.shown(self.encode(line))
+
+    def shown(self, ids: Iterable[int]) -> list[str]:
+        """Each token of some ids as people can read it, special ones too.
+
+        A blank is U+2581, as SentencePiece shows it, and a byte that is but a part of a character
+        is written as such: `<0xC3>`.
+        """
+        return [_readable(token) for token in self.vocabulary.decode(ids)]
 
     def count_unknown(self, ids: Iterable[int]) -> int:
         """How many of a line's ids stand for unknown tokens: none, but where one was put in."""
@@ -264,27 +153,20 @@ class BPETokenizer:
         return cls(Tokenizer.from_str(state["bpe"]), state["lowercase"])
 
 
-LineTokenizer = WordTokenizer | BPETokenizer
+def _readable(token: str) -> str:
+    """A token in the letters that stand for bytes, as text."""
+    if token in SPECIAL:
+        return token
+    text = bytes(map(_byte, token)).decode("utf-8", errors="surrogateescape")
+    text = re.sub("[\udc80-\udcff]", lambda found: f"<0x{ord(found[0]) - 0xDC00:02X}>", text)
+    return text.replace(" ", WORD_START)
 
 
-def from_state_dict(state: Mapping[str, Any]) -> LineTokenizer:
-    """The tokenizer that the `state_dict` of one of either kind describes."""
-    kind = BPETokenizer if state["level"] == "bpe" else WordTokenizer
-    return kind.from_state_dict(state)
+def _byte(letter: str) -> int:
+    """The byte of a letter: of 188 its own, of those that print nothing, in order, from 256 on."""
+    code = ord(letter)
+    return code if code < 256 else _UNPRINTED[code - 256]
 
 
-def difference(saved: LineTokenizer, here: LineTokenizer) -> str | None:
-    """First difference of two tokenizers in words; None where they give the same ids."""
-    for name in ("level", "lowercase"):
-        if getattr(saved, name) != getattr(here, name):
-            return f"{name} {getattr(saved, name)} and {getattr(here, name)}"
-    different = saved.vocabulary.difference(here.vocabulary)
-    if different is None and _merges(saved) != _merges(here):
-        return f"{len(saved)} and {len(here)} tokens, the same ones, merged in another order"
-    return different
-
-
-def _merges(tokenizer: LineTokenizer) -> object:
-    if isinstance(tokenizer, WordTokenizer):
-        return None
-    return json.loads(tokenizer.state_dict()["bpe"])["model"]["merges"]
+# As GPT-2 has it (Radford et al. 2019), and the library with it.
+_UNPRINTED = [*range(0x21), *range(0x7F, 0xA1), 0xAD]

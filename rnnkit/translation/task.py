@@ -8,16 +8,20 @@ smoothing (Szegedy et al. 2016) enters the loss and never perplexity.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam
+from torchmetrics import Metric, MetricCollection
 
-from rnnkit.decoding import BeamSearch, GreedySearch, Hypothesis
-from rnnkit.metrics.bleu import BLEU, ChrF, CorpusScore
+from rnnkit.decoding import BeamSearch, GreedySearch, Hypothesis, StepModel, Without
+from rnnkit.metrics.bleu import BLEU, ChrF, CorpusScore, check_tokenizer
+from rnnkit.metrics.exact_match import ExactMatch
 from rnnkit.metrics.perplexity import Perplexity
 from rnnkit.nn.encoder_decoder import (
     AttentionName,
@@ -29,18 +33,22 @@ from rnnkit.nn.encoder_decoder import (
     Encoder,
 )
 from rnnkit.training.task import Task, check_probabilities, check_sizes
-from rnnkit.translation.data import BEGIN, END, PADDING, Pairs
-from rnnkit.translation.subwords import JOINER, tokenize
+from rnnkit.translation.data import BEGIN, END, PADDING, UNKNOWN, Pairs
+from rnnkit.translation.tokenizers import LineTokenizer, spaced
+from rnnkit.translation.written import best_text
+
+_log = logging.getLogger(__name__)
 
 
 class Translation(Task):
     """Recurrent encoder and decoder with attention.
 
     Training logs `train/loss` (nats per token, with label smoothing) and `train/ppl` (without);
-    validation and test log `ppl` of the references, given the words before, and `bleu` of what the
-    model writes by itself, under `val/` and `test/`: greedily in validation, with the beam in test.
-    Test adds `chrf` and `bleu_tokenized`, on words and marks as `subwords.py` cuts them.
-    All compare in lower case.
+    validation and test log `ppl` of the references, given the words before, and `bleu` and
+    `exact_match` (per cent of the lines) of what the model writes by itself, under `val/` and
+    `test/`: greedily in validation, with the beam in test. Test adds `chrf` and `bleu_tokenized`,
+    on words and marks as `words.py` cuts them, or on characters where these are the tokens. What is
+    compared is the text that `rnnkit translate` prints, `<unk>` included.
 
     Args:
         source_vocabulary_size: From a configuration file it comes from the data, as the next.
@@ -68,6 +76,11 @@ class Translation(Task):
         beam_size: Of decoding in test and `rnnkit translate`; validation is greedy.
         length_penalty: Of the beam, see `rnnkit.decoding.BeamSearch`.
         max_length: Longest translation, in tokens.
+        max_source: Tokens of a source line that are translated; what follows is left out, and told.
+        tokenize: How sacrebleu cuts text for BLEU: 13a (words and marks), zh, ja-mecab, ko-mecab,
+            char, intl, none (at blanks), flores101, flores200 or spBLEU-1K.
+        lowercase: Whether the scores compare in lower case; the data's own `lowercase` is about
+            what the model reads and writes.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning rate scheduler from the optimizer; none: constant rate.
         lr_scheduler_interval: Whether the scheduler counts epochs or optimizer steps.
@@ -113,6 +126,9 @@ class Translation(Task):
         beam_size: int = 5,
         length_penalty: float = 0.6,
         max_length: int = 100,
+        max_source: int = 200,
+        tokenize: str = "13a",
+        lowercase: bool = True,
         optimizer: OptimizerCallable = lambda parameters: Adam(parameters, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
@@ -127,6 +143,7 @@ class Translation(Task):
             encoder_layers=encoder_layers,
             decoder_layers=decoder_layers,
             teacher_forcing_epochs=teacher_forcing_epochs,
+            max_source=max_source,
         )
         check_probabilities(
             dropout=dropout,
@@ -134,6 +151,7 @@ class Translation(Task):
             teacher_forcing=teacher_forcing,
             teacher_forcing_end=teacher_forcing_end,
         )
+        check_tokenizer(tokenize)
         # The two factories are no plain data, which is all that a checkpoint holds.
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"], logger=False)
         self.label_smoothing = label_smoothing
@@ -162,12 +180,35 @@ class Translation(Task):
             self.softmax.weight = self.decoder.embedding.weight
         self.greedy = GreedySearch(max_length)
         self.beam = BeamSearch(beam_size, length_penalty=length_penalty, max_length=max_length)
-        self.validation_perplexity = Perplexity(PADDING)
-        self.test_perplexity = Perplexity(PADDING)
-        self.validation_bleu = BLEU()
-        self.test_bleu = BLEU()
-        self.test_bleu_tokenized = BLEU(tokenize="none")
-        self.test_chrf = ChrF()
+        self.max_source = max_source
+        self.tokenize = tokenize
+        self.lowercase = lowercase
+        self.perplexity = Perplexity(PADDING)
+        self.scores = MetricCollection([])  # of `setup`
+        self._told: set[str] = set()
+
+    def setup(self, stage: str) -> None:
+        """Make the scores; not before, for a tokenizer of sacrebleu may need a package.
+
+        Raises:
+            ValueError: What it needs is not there.
+        """
+        self._told.clear()
+        target = self._target_tokenizer
+        scores: dict[str, Metric | MetricCollection] = {"bleu": BLEU(self.lowercase, self.tokenize)}
+        if stage == "test":
+            cut = partial(spaced, level=target.level, lowercase=self.lowercase)
+            scores |= {"bleu_tokenized": BLEU(self.lowercase, "none", cut)}
+            scores |= {"chrf": ChrF(self.lowercase)}
+        scores |= {"exact_match": ExactMatch(self.lowercase)}
+        prefix = "test/" if stage == "test" else "val/"
+        self.scores = MetricCollection(scores, prefix=prefix, compute_groups=False)
+        if target.lowercase and not self.lowercase:
+            self._tell(
+                "case",
+                "data.lowercase lets the model write lower case alone, and model.lowercase false "
+                "counts each capital letter of the references as a mistake",
+            )
 
     def start(self, source: tuple[Tensor, Tensor]) -> DecoderState:
         """State of a decoder that has read nothing yet.
@@ -215,16 +256,38 @@ class Translation(Task):
             logits.append(self.softmax(output))
         return torch.stack(logits)
 
-    def translate(self, source: tuple[Tensor, Tensor], greedy: bool = False) -> list[Hypothesis]:
-        """The best translation of each sentence.
+    def translate(
+        self,
+        source: tuple[Tensor, Tensor],
+        search: GreedySearch | BeamSearch | None = None,
+        max_source: int | None = None,
+        unknown: bool = True,
+    ) -> list[list[Hypothesis]]:
+        """Translations of each sentence, best first; none of one without tokens.
 
         Args:
-            source: Token ids, int64 (S, B), and lengths, int64 (B,).
-            greedy: Whether to take the most probable token each time, and no beam.
+            source: Token ids, int64 (S, B), and lengths, int64 (B,), on the CPU, with the ends.
+            search: How to decode; None: with the model's beam.
+            max_source: Tokens of a sentence that are translated; None: the model's.
+            unknown: Whether `<unk>` may be written.
         """
-        begin = torch.full((source[0].shape[1],), BEGIN, device=source[0].device)
-        search = self.greedy if greedy else self.beam
-        return [found[0] for found in search(self, source, begin, END)]
+        ids, lengths = source
+        most = self.max_source if max_source is None else max_source
+        if (long := lengths > most + 1).any():
+            ids, lengths = ids[: most + 1].clone(), lengths.clamp(max=most + 1)
+            ids[most, long.to(ids.device)] = END
+        found: list[list[Hypothesis]] = [[] for _ in lengths]
+        rows = (lengths > 1).nonzero().squeeze(-1)
+        if len(rows) < len(lengths):
+            ids, lengths = ids[:, rows.to(ids.device)], lengths[rows]
+        model: StepModel = self if unknown else Without(self, [UNKNOWN])
+        begin = torch.full((len(rows),), BEGIN, device=ids.device)
+        search = self.beam if search is None else search
+        if len(rows):
+            translations = search(model, (ids, lengths), begin, END)
+            for row, each in zip(rows.tolist(), translations, strict=True):
+                found[row] = each
+        return found
 
     def training_step(self, pairs: Pairs, batch_idx: int) -> Tensor:
         """Loss per real target token of one batch."""
@@ -250,53 +313,58 @@ class Translation(Task):
 
     def validation_step(self, pairs: Pairs, batch_idx: int) -> dict[str, Any]:
         """Score one batch, and translate it greedily."""
-        self.validation_perplexity.update(self(pairs), pairs.target[1:])
-        found, texts = self._written(pairs, greedy=True)
-        self.validation_bleu.update(texts, pairs.references)
-        return {"translations": found}
+        return self._score(pairs, self.greedy)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation text."""
-        self._log("val/ppl", self.validation_perplexity)
-        self._log("val/bleu", self.validation_bleu)
+        self._log_scores()
 
     def test_step(self, pairs: Pairs, batch_idx: int) -> dict[str, Any]:
         """Score one batch, and translate it with the beam."""
-        self.test_perplexity.update(self(pairs), pairs.target[1:])
-        found, texts = self._written(pairs, greedy=False)
-        for metric in (self.test_bleu, self.test_chrf):
-            metric.update(texts, pairs.references)
-        self.test_bleu_tokenized.update(
-            [_tokens(text) for text in texts], [_tokens(line) for line in pairs.references]
-        )
-        return {"translations": found}
+        return self._score(pairs, self.beam)
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test text, and say how sacrebleu counted."""
-        self._log("test/ppl", self.test_perplexity)
-        scores = {
-            "test/bleu": self.test_bleu,
-            "test/bleu_tokenized": self.test_bleu_tokenized,
-            "test/chrf": self.test_chrf,
-        }
-        for name, metric in scores.items():
-            self._log(name, metric)
-            if self.trainer.is_global_zero:
+        self._log_scores()
+        for name, metric in self.scores.items():
+            if isinstance(metric, CorpusScore) and self.trainer.is_global_zero:
                 print(f"{name}: {metric.signature}")
 
-    def _written(self, pairs: Pairs, greedy: bool) -> tuple[list[Hypothesis], list[str]]:
-        """What the model writes for a batch, and as text."""
-        found = self.translate((pairs.source, pairs.source_lengths), greedy)
-        decode = self.trainer.datamodule.target_tokenizer.decode  # type: ignore[attr-defined]
-        return found, [decode(hypothesis.tokens) for hypothesis in found]
+    @property
+    def _target_tokenizer(self) -> LineTokenizer:
+        return self.trainer.datamodule.target_tokenizer  # type: ignore[attr-defined,no-any-return]
 
-    def _log(self, name: str, metric: Perplexity | CorpusScore) -> None:
-        # Sums over all processes: the same on every one already, which sync_dist tells Lightning.
-        shown = name.endswith(("/ppl", "/bleu"))
-        self.log(name, metric.compute().float(), prog_bar=shown, sync_dist=True)
-        metric.reset()
+    def _score(self, pairs: Pairs, search: GreedySearch | BeamSearch) -> dict[str, Any]:
+        """Score a batch by its references, and what the model writes for it."""
+        self.perplexity.update(self(pairs), pairs.target[1:])
+        if (pairs.source_lengths > self.max_source + 1).any():
+            self._tell(
+                "max_source",
+                f"of source lines with more than {self.max_source:,} tokens only these are "
+                f"translated (model.max_source), the first such has "
+                f"{int(pairs.source_lengths.max()) - 1:,}",
+            )
+        found = self.translate((pairs.source, pairs.source_lengths), search)
+        texts = [best_text(each, self._target_tokenizer) for each in found]
+        self.scores.update(texts, pairs.references)
+        return {"translations": found}
 
+    def _log_scores(self) -> None:
+        """Log all scores and begin anew; tell what a BLEU does not say."""
+        prefix = self.scores.prefix
+        scores = {f"{prefix}ppl": self.perplexity.compute(), **self.scores.compute()}
+        for name, score in scores.items():
+            # Sums over all processes: the same on every one already, as sync_dist tells Lightning.
+            shown = name.endswith(("/ppl", "/bleu"))
+            self.log(name, score.float(), prog_bar=shown, sync_dist=True)
+        bleu = self.scores["bleu"]
+        if bleu.caution is not None:
+            self._tell("bleu", f"{prefix}bleu: {bleu.caution} (model.tokenize)")
+        self.perplexity.reset()
+        self.scores.reset()
 
-def _tokens(line: str) -> str:
-    """Words and marks with a blank between any two."""
-    return " ".join(tokenize(line)).replace(JOINER, "")
+    def _tell(self, what: str, text: str) -> None:
+        """Tell something once a run, by the first process."""
+        if what not in self._told and self.trainer.is_global_zero:
+            _log.warning("Note: %s.", text)
+        self._told.add(what)

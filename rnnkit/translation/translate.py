@@ -3,111 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from rnnkit.decoding import BeamSearch, Hypothesis
-from rnnkit.screen.pictures import draw_attention
 from rnnkit.screen.terminal import Parser, for_terminal, json_line, waiting
-from rnnkit.training.lines import (
-    Notes,
-    add_options,
-    batches,
-    input_lines,
-    lines_at_once,
-    prepare,
-    read_ahead,
-)
-from rnnkit.training.loading import check_vocabularies, load_for_use, usable
-from rnnkit.translation.data import BEGIN, END, source_batch, tokenizers
-from rnnkit.translation.subwords import LineTokenizer
-from rnnkit.translation.task import Translation
+from rnnkit.training.lines import Notes, add_options, input_lines, lines_at_once, prepare
+from rnnkit.translation.attention_picture import draw_translation
+from rnnkit.translation.translator import Translated, Translator
+from rnnkit.translation.unknown import SourceWords, read_dictionary
+from rnnkit.translation.words import END
 
 PICTURES = (".png", ".pdf", ".svg")
-MOST_DRAWN = 200  # tokens: a picture has an end
-
-
-@dataclass(frozen=True)
-class Translator:
-    """A translation model with the tokenizers that it was trained with.
-
-    Attributes:
-        model: In evaluation mode.
-        source_tokenizer: Of the lines that it reads.
-        target_tokenizer: Of the lines that it writes.
-    """
-
-    model: Translation
-    source_tokenizer: LineTokenizer
-    target_tokenizer: LineTokenizer
-
-    @classmethod
-    def from_checkpoint(cls, path: str | os.PathLike[str]) -> Translator:
-        """Load a checkpoint of `Translation` trained on `TranslationData`, on the CPU.
-
-        Args:
-            path: The checkpoint.
-
-        Raises:
-            CheckpointError: It is missing, damaged or of another task.
-        """
-        with usable(path, "translation model"):
-            model, data = load_for_use(path, Translation, "TranslationData", "translation model")
-            source, target = tokenizers(data)
-            check_vocabularies(
-                model, source_vocabulary_size=len(source), target_vocabulary_size=len(target)
-            )
-            return cls(model, source, target)
-
-    def translate(
-        self,
-        lines: Iterable[str],
-        search: BeamSearch,
-        batch_size: int,
-        max_source: int,
-        note: Callable[[str], None] = lambda text: None,
-    ) -> Iterator[tuple[list[str], list[Hypothesis]]]:
-        """Translate lines as they come.
-
-        Args:
-            lines: Source lines.
-            search: How to decode.
-            batch_size: Lines at once; with 1 each is translated before the next is asked for.
-            max_source: Tokens of a line that are read; what follows is left out.
-            note: Told of every line that is not translated as it stands.
-
-        Yields:
-            For every line, in order, its source tokens with the end, and its translations, best
-            first; none for a line without text.
-        """
-        begun = 0
-        for chunk in read_ahead(lines, batch_size):
-            encoded = []
-            for line in chunk:
-                begun += 1
-                ids = self.source_tokenizer.encode(line) if line.strip() else []
-                if ids and self.source_tokenizer.count_unknown(ids) == len(ids):
-                    note(f"line {begun} has no word that the model knows")
-                if len(ids) > max_source:
-                    note(f"line {begun} has {len(ids)} tokens, only {max_source} are translated")
-                encoded.append(ids[:max_source])
-            found: dict[int, list[Hypothesis]] = {i: [] for i in range(len(chunk))}
-            for batch in batches({i: len(encoded[i]) for i in found if encoded[i]}, batch_size):
-                translated = self._batch([encoded[i] for i in batch], search)
-                found |= dict(zip(batch, translated, strict=True))
-            for i, ids in enumerate(encoded):
-                yield self.source_tokenizer.vocabulary.decode([*ids, END]), found[i]
-
-    def _batch(self, rows: list[list[int]], search: BeamSearch) -> list[list[Hypothesis]]:
-        source, lengths = source_batch(rows)  # the lengths stay on the host, which reads them
-        begin = torch.full((len(rows),), BEGIN, device=self.model.device)
-        return search(self.model, (source.to(self.model.device), lengths), begin, END)
 
 
 def main(argv: list[str]) -> int:
@@ -124,6 +34,57 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: The checkpoint or an argument cannot be used.
     """
+    arguments = _parser().parse_args(argv)
+    batch_size = lines_at_once(arguments)
+    if arguments.max_source is not None and arguments.max_source < 1:
+        raise ValueError(f"expected max_source of 1 or more, got {arguments.max_source}")
+    picture = arguments.attention
+    if arguments.dictionary is not None and not arguments.replace_unk:
+        raise ValueError("--dictionary goes with --replace-unk, which is missing")
+    with waiting(f"loading {arguments.ckpt} …"):
+        translator = Translator.from_checkpoint(arguments.ckpt)
+    for option, asked in (("attention", picture), ("replace-unk", arguments.replace_unk or None)):
+        if asked is not None and translator.model.decoder.attention is None:
+            raise ValueError(f"--{option}: this model has no attention")
+    if picture is not None and picture.suffix not in PICTURES:
+        raise ValueError(f"--attention: a picture ends in {', '.join(PICTURES)}, got {picture}")
+    notes = Notes("rnnkit translate")
+    words = None
+    if arguments.replace_unk:
+        words = _source_words(translator, arguments.dictionary, notes)
+    translator = replace(translator, writes_unknown=not arguments.no_unknown, source_words=words)
+    prepare(translator.model, arguments.device)
+    usual = translator.model.beam
+    n_best = 1 if arguments.n_best is None else arguments.n_best
+    search = BeamSearch(
+        max(usual.beam_size, n_best) if arguments.beam is None else arguments.beam,
+        usual.length_penalty if arguments.length_penalty is None else arguments.length_penalty,
+        usual.max_length if arguments.max_length is None else arguments.max_length,
+        n_best,
+    )
+    sizes = batch_size, arguments.max_source
+    found = translator.translate(input_lines(notes), search, *sizes, notes)
+    terminal = sys.stdout.isatty()
+    for number, each in enumerate(found, 1):
+        if arguments.n_best is None:
+            text = translator.text(each, each.best[0]) if each.best else ""
+            if terminal:
+                text = for_terminal(text)
+        else:
+            texts = [_described(translator, each, hypothesis) for hypothesis in each.best]
+            text = json_line({"line": number, "translations": texts})
+        print(text, flush=batch_size == 1)
+        if each.best and picture is not None:
+            sides = translator.source_tokenizer, translator.target_tokenizer
+            draw_translation(each.source, each.best[0], *sides, picture)
+            picture = None
+    if picture is not None:
+        notes("--attention: no line has text, nothing was drawn")
+    notes.close()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="rnnkit translate",
         description="rnnkit translate --ckpt best.ckpt < german.txt > english.txt\n\n"
@@ -139,12 +100,29 @@ def main(argv: list[str]) -> int:
     add(
         "--max-length", type=int, metavar="N", help="tokens of a translation (default: the model's)"
     )
-    add("--max-source", type=int, default=200, metavar="N", help="tokens of a line (default: 200)")
+    add("--max-source", type=int, metavar="N", help="tokens of a line (default: the model's)")
     add(
         "--n-best",
         type=int,
         metavar="N",
-        help="print the N best of each line with their scores, as one JSON object a line",
+        help="print the N best of each line with their tokens and scores, as one JSON object a "
+        "line",
+    )
+    unknown = parser.add_mutually_exclusive_group()
+    unknown.add_argument(
+        "--no-unknown", action="store_true", help="never write <unk>, but the next best token"
+    )
+    unknown.add_argument(
+        "--replace-unk",
+        action="store_true",
+        help="for <unk> put the source word that had the highest attention",
+    )
+    add(
+        "--dictionary",
+        type=Path,
+        metavar="FILE",
+        help="with --replace-unk: put what this file has for that word, in lines of word, tab and "
+        "translation",
     )
     add(
         "--attention",
@@ -152,64 +130,34 @@ def main(argv: list[str]) -> int:
         metavar="PNG",
         help="draw where the decoder looked in the first line that has text",
     )
-    arguments = parser.parse_args(argv)
-    batch_size = lines_at_once(arguments)
-    if arguments.max_source < 1:
-        raise ValueError(f"expected max_source of 1 or more, got {arguments.max_source}")
-    with waiting(f"loading {arguments.ckpt} …"):
-        translator = Translator.from_checkpoint(arguments.ckpt)
-    picture = arguments.attention
-    if picture is not None and translator.model.decoder.attention is None:
-        raise ValueError("--attention: this model has no attention")
-    if picture is not None and picture.suffix not in PICTURES:
-        raise ValueError(f"--attention: a picture ends in {', '.join(PICTURES)}, got {picture}")
-    prepare(translator.model, arguments.device)
-    usual = translator.model.beam
-    n_best = 1 if arguments.n_best is None else arguments.n_best
-    search = BeamSearch(
-        max(usual.beam_size, n_best) if arguments.beam is None else arguments.beam,
-        usual.length_penalty if arguments.length_penalty is None else arguments.length_penalty,
-        usual.max_length if arguments.max_length is None else arguments.max_length,
-        n_best,
-    )
-    notes = Notes("rnnkit translate")
-    sizes = batch_size, arguments.max_source
-    found = translator.translate(input_lines(notes), search, *sizes, notes)
-    decode, terminal = translator.target_tokenizer.decode, sys.stdout.isatty()
-    for number, (source, best) in enumerate(found):
-        if arguments.n_best is None:
-            text = _one_line(decode(best[0].tokens)) if best else ""
-            if terminal:
-                text = for_terminal(text)
-        else:
-            texts = [_described(hypothesis, decode(hypothesis.tokens)) for hypothesis in best]
-            text = json_line({"line": number + 1, "translations": texts})
-        print(text, flush=batch_size == 1)
-        if best and picture is not None:
-            _draw(translator, source, best[0], picture)
-            picture = None
-    if picture is not None:
-        notes("--attention: no line has text, nothing was drawn")
-    notes.close()
-    return 0
+    return parser
 
 
-def _one_line(text: str) -> str:
-    """Without anything that some program takes for a line's end."""
-    return " ".join(text.splitlines())
+def _source_words(
+    translator: Translator, path: Path | None, note: Callable[[str], None]
+) -> SourceWords:
+    """What `--replace-unk` does, and a note of what in it has no effect."""
+    tokenizer = translator.source_tokenizer
+    if translator.target_tokenizer.level == "bpe":
+        note("--replace-unk: byte-pair encodings know every word, there is nothing to replace")
+    dictionary = {} if path is None else read_dictionary(path)
+    several = [source for source in dictionary if len(tokenizer.written(source)) > 1]
+    if several:
+        note(
+            f"--dictionary: {len(several):,} of {len(dictionary):,} source words are several "
+            f"tokens and never found, the first is {several[0]!r}"
+        )
+    return SourceWords(tokenizer, dictionary)
 
 
-def _described(hypothesis: Hypothesis, text: str) -> dict[str, Any]:
+def _described(
+    translator: Translator, translated: Translated, hypothesis: Hypothesis
+) -> dict[str, Any]:
+    tokens = [token for token in hypothesis.tokens if token != END]
     return {
-        "text": text,
+        "text": translator.text(translated, hypothesis),
+        "tokens": translator.target_tokenizer.shown(tokens),
         "score": hypothesis.score,
         "log_probability": hypothesis.log_probability,
         "finished": hypothesis.finished,
     }
-
-
-def _draw(translator: Translator, source: list[str], best: Hypothesis, path: Path) -> None:
-    assert best.attention is not None
-    target = translator.target_tokenizer.vocabulary.decode(best.tokens)
-    weights = best.attention[:, : len(source)]
-    draw_attention(source[:MOST_DRAWN], target, weights[:, :MOST_DRAWN], path)

@@ -57,7 +57,7 @@ def test_sizes_of_the_vocabularies_are_there_before_training(corpus: str) -> Non
     assert (module.source_language, module.target_language) == ("de", "en")
 
 
-@pytest.mark.parametrize("level", ["word", "bpe"])
+@pytest.mark.parametrize("level", ["word", "character", "bpe"])
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_a_batch_holds_ids_time_first_with_their_special_tokens(
     corpus: str, level: str, split: str
@@ -132,13 +132,61 @@ def test_long_training_pairs_are_left_out_and_counted(
         data(write_corpus(tmp_path / "longer"), max_length=2)
 
 
-def test_references_are_raw_lines_lower_cased_where_the_data_are(tmp_path: Path) -> None:
-    texts = {"test_de": "Anna  singt\n", "test_en": "Anna,  ÉTÉ \n"}
+def test_sources_and_references_are_the_lines_of_the_files(tmp_path: Path) -> None:
+    texts = {"test_de": "Anna  singt\nX\n", "test_en": "Anna,  ÉTÉ \nY\n"}
     path = write_corpus(tmp_path, **texts)
-    assert next(iter(data(path).test_dataloader())).references == ["Anna,  ÉTÉ "]
-    lowered = data(path, lowercase=True)
-    assert next(iter(lowered.test_dataloader())).references == ["anna,  été "]
-    assert not any(token != token.lower() for token in lowered.source_tokenizer.vocabulary.tokens)
+    for lowercase in (False, True):
+        module = data(path, lowercase=lowercase)
+        (batch,) = module.test_dataloader()
+        assert batch.references == ["Anna,  ÉTÉ ", "Y"]
+        assert batch.sources == ["Anna  singt", "X"]
+    assert not any(token != token.lower() for token in module.source_tokenizer.vocabulary.tokens)
+
+
+def test_a_line_of_blanks_is_read_as_an_empty_one_at_every_level(tmp_path: Path) -> None:
+    path = write_corpus(tmp_path, test_de=" \t\nAnna\n", test_en="a\nb\n")
+    for level in ("word", "character", "bpe"):
+        module = data(path, level=level, bpe_size=280, batch_tokens=150)
+        (batch,) = module.test_dataloader()
+        assert batch.source_lengths[0] == 1
+
+
+def test_characters_of_a_line_are_tokens_that_come_back(corpus: str) -> None:
+    module = data(corpus, level="character", batch_tokens=60)
+    for batch in module.test_dataloader():
+        assert batch.target_lengths.tolist() == [len(line) + 1 for line in batch.references]
+        decoded = [module.target_tokenizer.decode(ids.tolist()) for ids in batch.target.t()]
+        assert decoded == batch.references
+
+
+@pytest.mark.parametrize(
+    ("stage", "note"),
+    [
+        ("fit", "Note: 25.00% of the validation text's source tokens and 0.00% of its target "),
+        ("validate", "Note: 25.00% of the validation text's source tokens and 0.00% of its target"),
+        ("test", "Note: 40.00% of the test text's source tokens and 50.00% of its target tokens "),
+        ("predict", None),
+    ],
+)
+def test_the_share_of_unknown_tokens_is_told_for_the_text_that_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, stage: str, note: str | None
+) -> None:
+    path = write_corpus(
+        tmp_path,
+        valid_de="Anna sings.\nBen\n", valid_en="Anna sings.\nBen\n",
+        test_de="Qu Anna Qu.\nBen\n", test_en="Qu\nBen\n",
+    )  # fmt: skip
+    module = data(path)
+    with caplog.at_level(logging.WARNING):
+        module.setup(stage)
+    assert [record.getMessage().startswith(note or "?") for record in caplog.records] == (
+        [True] if note else []
+    )
+    if note:
+        assert "are unknown to the model and read as <unk> (min_count 1)." in caplog.text
+    caplog.clear()
+    data(path, level="bpe", bpe_size=280, batch_tokens=150).setup(stage)
+    assert not caplog.records
 
 
 def test_vocabularies_come_from_the_training_text_alone(tmp_path: Path) -> None:
@@ -179,7 +227,7 @@ def test_lines_to_translate_become_a_batch_with_a_row_each(corpus: str) -> None:
         ({"eval_batch_size": 0}, "1 or more, got 0"),
         ({"max_length": 0}, "max_length of 1 or more, got 0"),
         ({"level": "bpe", "bpe_size": 9}, "260 or more .*, got 9"),
-        ({"level": "words"}, "level word or bpe, got 'words'"),
+        ({"level": "words"}, "level word, character, bpe, got 'words'"),
     ],
 )
 def test_arguments_out_of_range_are_refused_at_once(
@@ -189,7 +237,7 @@ def test_arguments_out_of_range_are_refused_at_once(
         data(corpus, **arguments)
 
 
-@pytest.mark.parametrize("level", ["word", "bpe"])
+@pytest.mark.parametrize("level", ["word", "character", "bpe"])
 def test_state_is_plain_data_from_which_tokenizers_can_be_made(corpus: str, level: str) -> None:
     module = data(corpus, level=level, bpe_size=280, lowercase=True)
     state = json.loads(json.dumps(module.state_dict()))

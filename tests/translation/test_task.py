@@ -12,7 +12,8 @@ from rnnkit.training.callbacks.generator_states import GeneratorStates
 from rnnkit.translation.data import BEGIN, END, PADDING, Pairs, TranslationData
 from rnnkit.translation.samples import SampleTranslations
 from rnnkit.translation.task import Translation
-from rnnkit.translation.translate import Translator
+from rnnkit.translation.translator import Translator
+from rnnkit.translation.written import best_text
 from tests.small_runs import Losses, make_trainer, parameters
 
 FORMS = {
@@ -87,6 +88,7 @@ def test_padding_changes_no_logit(folder, form):
     padded = Pairs(
         F.pad(batch.source, (0, 0, 0, 3), value=PADDING), batch.source_lengths,
         F.pad(batch.target, (0, 0, 0, 2), value=PADDING), batch.target_lengths, batch.references,
+        batch.sources,
     )  # fmt: skip
     expected, found = model(batch), model(padded)
     assert len(found) == len(expected) + 2
@@ -153,7 +155,7 @@ def test_training_learns_to_translate(folder, capsys):
     batch = next(iter(data.test_dataloader()))
     model.eval()
     found = model.translate((batch.source, batch.source_lengths))
-    texts = [data.target_tokenizer.decode(hypothesis.tokens) for hypothesis in found]
+    texts = [best_text(each, data.target_tokenizer) for each in found]
     assert sum(a == b for a, b in zip(texts, batch.references, strict=True)) >= 5
 
 
@@ -174,7 +176,8 @@ def test_scores_are_those_of_the_whole_text_at_once(folder):
     assert scores[20]["val/ppl"] == pytest.approx(math.exp(float(losses)), rel=1e-5)
     bleu = BLEU()
     source = (batch.source, batch.source_lengths)
-    written = [data.target_tokenizer.decode(h.tokens) for h in model.translate(source, greedy=True)]
+    found = model.translate(source, model.greedy)
+    written = [best_text(each, data.target_tokenizer) for each in found]
     bleu.update(written, batch.references)
     assert scores[20]["val/bleu"] == pytest.approx(float(bleu.compute()), abs=1e-4)
 
@@ -184,8 +187,8 @@ def test_the_beam_finds_nothing_less_probable_than_greedy_search(folder):
     model = make_model(data, length_penalty=0.0).eval()
     batch = next(iter(data.val_dataloader()))
     source = (batch.source, batch.source_lengths)
-    for beam, greedy in zip(
-        model.translate(source), model.translate(source, greedy=True), strict=True
+    for (beam,), (greedy,) in zip(
+        model.translate(source), model.translate(source, model.greedy), strict=True
     ):
         assert beam.log_probability >= greedy.log_probability - 1e-5
         assert len(beam.tokens) <= 12
@@ -230,13 +233,9 @@ def test_a_translator_writes_what_the_model_wrote(folder, tmp_path):
     translator = Translator.from_checkpoint(tmp_path / "m.ckpt")
     batch = next(iter(data.test_dataloader()))
     model.eval()
-    expected = [h.tokens for h in model.translate((batch.source, batch.source_lengths))]
-    lines = [
-        data.source_tokenizer.decode(batch.source[:, b].tolist())
-        for b in range(batch.source.shape[1])
-    ]
-    found = translator.translate(lines, model.beam, batch_size=3, max_source=50)
-    assert [best[0].tokens for _, best in found] == expected
+    expected = [h[0].tokens for h in model.translate((batch.source, batch.source_lengths))]
+    found = translator.translate(batch.sources, model.beam, batch_size=3)
+    assert [each.best[0].tokens for each in found] == expected
 
 
 @pytest.mark.training

@@ -13,7 +13,6 @@ from rnnkit.cli import main
 from rnnkit.language_modeling import LanguageModel
 from rnnkit.translation import Translation
 from rnnkit.translation.data import TranslationData
-from rnnkit.translation.translate import _one_line
 from tests.forks import Process
 
 
@@ -239,7 +238,3 @@ def test_a_blank_line_stays_blank_with_byte_pairs_too(tmp_path, monkeypatch, cap
     status, lines, _ = translate(monkeypatch, capsys, text, "--ckpt", str(path))
     assert status == 0
     assert lines[1:] == ["", "", ""]
-
-
-def test_line_separators_in_a_translation_become_blanks():
-    assert _one_line("a\rb\u2028c\x85d") == "a b c d"

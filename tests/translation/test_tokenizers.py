@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,19 +10,18 @@ from hypothesis import strategies as st
 
 from rnnkit.data.vocabulary import Vocabulary
 from rnnkit.translation.corpora import read_parallel
-from rnnkit.translation.subwords import (
+from rnnkit.translation.subwords import WORD_START, BPETokenizer
+from rnnkit.translation.tokenizers import LineTokenizer, difference, from_state_dict
+from rnnkit.translation.words import (
     BEGIN,
     END,
     JOINER,
     PADDING,
     SPECIAL,
     UNKNOWN,
-    BPETokenizer,
-    LineTokenizer,
+    CharacterTokenizer,
     WordTokenizer,
     detokenize,
-    difference,
-    from_state_dict,
     tokenize,
 )
 
@@ -34,6 +34,10 @@ def bpe(lines: list[str] = LINES, size: int = 280, lowercase: bool = False) -> B
 
 def words(lines: list[str] = LINES, **arguments: int) -> WordTokenizer:
     return WordTokenizer.train(lines, **arguments)
+
+
+def characters(lines: list[str] = LINES, **arguments: int) -> CharacterTokenizer:
+    return CharacterTokenizer.train(lines, **arguments)
 
 
 def tokens(line: str) -> str:
@@ -78,7 +82,7 @@ def test_whatever_a_model_writes_becomes_a_line_without_joiners(written: list[st
     assert line.replace(" ", "") == "".join(written).replace(JOINER, "")
 
 
-@pytest.mark.parametrize("make", [words, bpe])
+@pytest.mark.parametrize("make", [words, characters, bpe])
 def test_special_tokens_have_the_first_ids_and_no_text_has_them(make: type) -> None:
     tokenizer: LineTokenizer = make([*LINES, "<pad> <bos> <eos> <unk>"])
     assert (PADDING, BEGIN, END, UNKNOWN) == (0, 1, 2, 3)
@@ -90,15 +94,19 @@ def test_special_tokens_have_the_first_ids_and_no_text_has_them(make: type) -> N
     assert tokenizer.decode(ids) == line
 
 
-@pytest.mark.parametrize("make", [words, bpe])
-def test_decoding_leaves_out_special_ids(make: type) -> None:
+@pytest.mark.parametrize("make", [words, characters, bpe])
+def test_decoding_leaves_out_padding_begin_and_end_and_lets_unknown_stand(make: type) -> None:
     tokenizer: LineTokenizer = make()
-    ids = tokenizer.encode("the big cat")
-    assert tokenizer.decode([BEGIN, *ids[:1], UNKNOWN, *ids[1:], END, PADDING]) == "the big cat"
+    ids = tokenizer.encode("the")
+    blank = tokenizer.encode(" ") if make is characters else []
+    line = [BEGIN, *ids, *blank, UNKNOWN, *blank, *ids, PADDING, *blank, UNKNOWN, END, PADDING]
+    assert tokenizer.decode(line) == "the <unk> the <unk>"
+    assert tokenizer.decode(line, ["Bob", "é"]) == "the Bob the é"
+    assert tokenizer.decode([UNKNOWN]) == "<unk>"
     assert tokenizer.decode([BEGIN, END]) == tokenizer.decode([]) == ""
 
 
-@pytest.mark.parametrize("make", [words, bpe])
+@pytest.mark.parametrize("make", [words, characters, bpe])
 @pytest.mark.parametrize("offset", [-1, 0])
 def test_ids_outside_the_vocabulary_are_refused(make: type, offset: int) -> None:
     tokenizer: LineTokenizer = make()
@@ -107,7 +115,7 @@ def test_ids_outside_the_vocabulary_are_refused(make: type, offset: int) -> None
         tokenizer.decode([4, bad])
 
 
-@pytest.mark.parametrize("make", [words, bpe])
+@pytest.mark.parametrize("make", [words, characters, bpe])
 def test_a_line_without_text_has_no_ids(make: type) -> None:
     assert make().encode("") == []
     assert make().encode_lines(["", "the", ""])[1] == make().encode("the")
@@ -125,7 +133,8 @@ def test_rare_words_are_unknown_and_counted() -> None:
     ids = tokenizer.encode("a c x b")
     assert ids == [4, UNKNOWN, UNKNOWN, 5]
     assert tokenizer.count_unknown(ids) == 2
-    assert tokenizer.decode(ids) == "a b"
+    assert tokenizer.decode(ids) == "a <unk> <unk> b"
+    assert tokenizer.decode(ids, ["Cd", "-"]) == "a Cd - b"
 
 
 def test_a_vocabulary_without_the_special_tokens_is_refused() -> None:
@@ -133,7 +142,7 @@ def test_a_vocabulary_without_the_special_tokens_is_refused() -> None:
         WordTokenizer(Vocabulary(["a", "b"]))
 
 
-@pytest.mark.parametrize("make", [words, bpe])
+@pytest.mark.parametrize("make", [words, characters, bpe])
 def test_lower_case_is_the_tokenizers_own_business(make: type) -> None:
     tokenizer: LineTokenizer = make(lowercase=True)
     assert tokenizer.encode("The DOG") == tokenizer.encode("the dog")
@@ -141,7 +150,39 @@ def test_lower_case_is_the_tokenizers_own_business(make: type) -> None:
     assert make().encode("The DOG") != make().encode("the dog")
 
 
+def test_tokens_as_they_stand_in_a_line_have_an_id_each() -> None:
+    tokenizer = words(lowercase=True)
+    line = "The İ-DOG's  Bob."
+    assert len(tokenizer.written(line)) == len(tokenizer.encode(line))
+    assert tokenizer.written("The DOG's  Bob.") == ["The", "DOG", "'", "s", "Bob", "."]
+    assert characters(lowercase=True).written("A b") == ["A", " ", "b"]
+
+
 TRAINED = bpe()
+CHARACTERS = characters(["abc É9.,-'_ \t\u00a0\u0301\uffed"])
+
+
+@given(st.text(alphabet="abc É9.,-'_\t\u00a0\u0301\uffed", max_size=20))
+def test_characters_come_back_exactly(line: str) -> None:
+    ids = CHARACTERS.encode(line)
+    assert len(ids) == len(line) == len(CHARACTERS.written(line))
+    assert CHARACTERS.count_unknown(ids) == 0
+    assert CHARACTERS.decode(ids) == line
+
+
+@given(st.text(max_size=30))
+def test_a_token_of_bpe_is_shown_as_the_text_it_is(line: str) -> None:
+    line = line.replace("\n", "").replace(WORD_START, "")
+    shown = TRAINED.shown(TRAINED.encode(line))
+    parts = re.split("<0x([0-9A-F]{2})>", "".join(shown).replace(WORD_START, " "))
+    text = b"".join(bytes.fromhex(part) if i % 2 else part.encode() for i, part in enumerate(parts))
+    assert text.decode() == (f" {line}" if line else "")
+
+
+def test_letters_of_several_bytes_are_shown_as_letters_where_a_token_has_them_whole() -> None:
+    merged = bpe(["je connaît", "tu connaît"] * 4, size=300)
+    assert merged.shown([*merged.encode("tu connaît"), END])[-2:] == ["▁connaît", "<eos>"]
+    assert bpe().shown(bpe().encode("ît")) == ["▁", "<0xC3>", "<0xAE>", "t"]
 
 
 @given(st.text(max_size=30))
@@ -185,7 +226,7 @@ def test_bpe_is_the_same_in_another_process() -> None:
     assert json.loads(other) == json.loads(bpe(lines, size=275).state_dict()["bpe"])
 
 
-@pytest.mark.parametrize("make", [words, bpe])
+@pytest.mark.parametrize("make", [words, characters, bpe])
 def test_state_is_plain_data_that_makes_an_equal_tokenizer(make: type) -> None:
     tokenizer: LineTokenizer = make(lowercase=True)
     again = from_state_dict(json.loads(json.dumps(tokenizer.state_dict())))
