@@ -3,8 +3,10 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ import torch
 from rnnkit.cli import main
 from rnnkit.language_modeling import LanguageModel
 from rnnkit.translation import Translation
-from rnnkit.translation.data import TranslationData
+from rnnkit.translation.data import END, UNKNOWN, TranslationData, source_batch
 from tests.forks import Process
 
 
@@ -23,20 +25,17 @@ class Input:
         self.buffer = io.BytesIO(text)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """An untrained model for dates, with all that a checkpoint of `rnnkit fit` holds."""
-    data = TranslationData("dates", batch_tokens=1000)
+def save(path, data, **changes):
+    """An untrained model with all that a checkpoint of `rnnkit fit` holds; returns the model."""
     torch.manual_seed(0)
     arguments = {
         "source_vocabulary_size": data.source_vocabulary_size,
         "target_vocabulary_size": data.target_vocabulary_size,
-        "embedding_size": 8, "encoder_size": 8, "hidden_size": 8, "max_length": 12,
+        "embedding_size": 8, "encoder_size": 8, "hidden_size": 8, "max_length": 12, **changes,
     }  # fmt: skip
     model = Translation(**arguments)
     with torch.no_grad():  # it writes words before it ends
         model.softmax.bias[:4] = -4.0
-    path = tmp_path_factory.mktemp("checkpoint") / "m.ckpt"
     torch.save(
         {
             "state_dict": model.state_dict(),
@@ -46,6 +45,14 @@ def checkpoint(tmp_path_factory):
         },
         path,
     )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A model for dates."""
+    path = tmp_path_factory.mktemp("checkpoint") / "m.ckpt"
+    save(path, TranslationData("dates", batch_tokens=1000))
     return str(path)
 
 
@@ -109,7 +116,8 @@ def test_the_best_are_printed_as_json_with_their_scores(checkpoint, monkeypatch,
     assert len(first["translations"]) == 3
     scores = [each["score"] for each in first["translations"]]
     assert scores == sorted(scores, reverse=True)
-    assert {"text", "score", "log_probability", "finished"} == set(first["translations"][0])
+    keys = {"text", "tokens", "score", "log_probability", "finished"}
+    assert keys == set(first["translations"][0])
     plain = translate(monkeypatch, capsys, b"may 3, 1983\n", "--ckpt", checkpoint)[1]
     assert first["translations"][0]["text"] == plain[0]
 
@@ -121,7 +129,7 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_and_json_get_nothing_that_acts(checkpoint, monkeypatch, capsys):
     nasty = "a\u202eb\x1b[2J"
-    monkeypatch.setattr("rnnkit.translation.subwords.WordTokenizer.decode", lambda *_: nasty)
+    monkeypatch.setattr("rnnkit.translation.words.WordTokenizer.decode", lambda *_: nasty)
     arguments = (monkeypatch, capsys, b"may 3\n", "--ckpt", checkpoint)
     assert translate(*arguments)[1] == [nasty]  # a pipe gets what the model wrote
     (line,) = translate(*arguments, "--n-best", "1")[1]
@@ -218,23 +226,121 @@ def test_output_is_utf8_whatever_the_locale_and_head_is_no_error(checkpoint, tmp
 
 
 def test_a_blank_line_stays_blank_with_byte_pairs_too(tmp_path, monkeypatch, capsys):
-    data = TranslationData("dates", level="bpe", bpe_size=300, batch_tokens=1000)
-    arguments = {
-        "source_vocabulary_size": data.source_vocabulary_size,
-        "target_vocabulary_size": data.target_vocabulary_size,
-        "embedding_size": 8, "encoder_size": 8, "hidden_size": 8, "max_length": 12,
-    }  # fmt: skip
-    torch.manual_seed(0)
     path = tmp_path / "m.ckpt"
-    torch.save(
-        {
-            "state_dict": Translation(**arguments).state_dict(),
-            "hyper_parameters": arguments,
-            "TranslationData": data.state_dict(),
-        },
-        path,
-    )
+    save(path, TranslationData("dates", level="bpe", bpe_size=300, batch_tokens=1000))
     text = b"may 3\n   \n\t\n\n"
     status, lines, _ = translate(monkeypatch, capsys, text, "--ckpt", str(path))
     assert status == 0
     assert lines[1:] == ["", "", ""]
+
+
+# What the model does not know -----------------------------------------------------------------
+
+
+def unknowing(folder, level="word", **changes):
+    """Path of a model that writes many unknown tokens, the model and its data."""
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.de").write_text("der Hund bellt.\ndie Katze bellt.\n")
+        (folder / f"{split}.en").write_text("the dog barks.\nthe cat barks.\n")
+    data = TranslationData(
+        str(folder), "de", "en", level=level, min_count=2, bpe_size=300, lowercase=True
+    )
+    model = save(folder / "m.ckpt", data, **changes)
+    with torch.no_grad():
+        model.softmax.bias[UNKNOWN], model.softmax.bias[END] = 1.5, -9.0
+    checkpoint = torch.load(folder / "m.ckpt")
+    torch.save({**checkpoint, "state_dict": model.state_dict()}, folder / "m.ckpt")
+    return str(folder / "m.ckpt"), model, data
+
+
+@pytest.mark.parametrize("level", ["word", "character", "bpe"])
+def test_unknown_tokens_stand_in_all_that_is_printed(tmp_path, monkeypatch, capsys, level):
+    path, *_ = unknowing(tmp_path, level)
+    text = b"der Hund bellt.\n"
+    (line,) = translate(monkeypatch, capsys, text, "--ckpt", path)[1]
+    assert "<unk>" in line
+    (best,) = translate(monkeypatch, capsys, text, "--ckpt", path, "--n-best", "4")[1]
+    best = json.loads(best)["translations"]
+    assert [each["text"].count("<unk>") for each in best] == [
+        each["tokens"].count("<unk>") for each in best
+    ]
+    assert "<eos>" not in best[0]["tokens"]
+    assert level == "bpe" or len({each["text"] for each in best}) == 4  # else broken characters
+    greedy = ("--ckpt", path, "--beam", "1")
+    assert "<unk>" in translate(monkeypatch, capsys, text, *greedy)[1][0]
+    (without,) = translate(monkeypatch, capsys, text, *greedy, "--no-unknown")[1]
+    assert "<unk>" not in without
+    assert without
+
+
+@pytest.mark.parametrize("level", ["word", "character"])
+def test_an_unknown_token_is_replaced_by_the_source_word_that_was_looked_at(
+    tmp_path, monkeypatch, capsys, level
+):
+    path, model, data = unknowing(tmp_path, level)
+    line = "Der Vogel singt, Otto!"
+    ids = data.source_tokenizer.encode(line)
+    words = ["Der", "Vogel", "singt", ",", "Otto", "!"] if level == "word" else list(line)
+    search = replace(model.beam, n_best=3)
+    (found,) = model.translate(source_batch([ids]), search)
+    expected = []
+    for hypothesis in found:
+        positions = [
+            max(range(len(ids)), key=lambda i: float(row[i]))
+            for token, row in zip(hypothesis.tokens, hypothesis.attention, strict=True)
+            if token == UNKNOWN
+        ]
+        chosen = [words[position] for position in positions]
+        expected.append(data.target_tokenizer.decode(hypothesis.tokens, chosen))
+    arguments = ("--ckpt", path, "--replace-unk")
+    text = f"{line}\n\n{line}, {line} {line}\n".encode()  # the batch pads the first
+    status, lines, said = translate(monkeypatch, capsys, text, *arguments, "--n-best", "3")
+    assert (status, len(lines), "<unk>" in said) == (0, 3, False)
+    best = json.loads(lines[0])["translations"]
+    assert [each["text"] for each in best] == expected
+    assert any("<unk>" in each["tokens"] for each in best)
+    assert not any("<unk>" in each["text"] for each in best)
+    plain = translate(monkeypatch, capsys, text, *arguments)[1]
+    assert (plain[0], plain[1]) == (expected[0], "")
+    if level == "character":
+        return
+    dictionary = tmp_path / "words.tsv"
+    dictionary.write_text("".join(f"{word.lower()}\tX\n" for word in words) + "der Vogel\tbird\n")
+    status, lines, said = translate(
+        monkeypatch, capsys, text, *arguments, "--dictionary", str(dictionary)
+    )
+    unknown = found[0].tokens.count(UNKNOWN)
+    assert lines[0] == data.target_tokenizer.decode(found[0].tokens, ["X"] * unknown)
+    assert "1 of 7 source words are several tokens and never found" in said
+
+
+def test_replacing_asks_for_what_it_needs(tmp_path, monkeypatch, capsys):
+    path, *_ = unknowing(tmp_path, attention="none")
+
+    def said(*arguments):
+        status, lines, said = translate(monkeypatch, capsys, b"der\n", "--ckpt", path, *arguments)
+        assert (status, lines) == (1, [])
+        return said
+
+    assert said("--replace-unk") == "rnnkit translate: --replace-unk: this model has no attention\n"
+    assert "--dictionary goes with --replace-unk" in said("--dictionary", "words.tsv")
+    both = ("--ckpt", path, "--replace-unk", "--no-unknown")
+    status, _, note = translate(monkeypatch, capsys, b"der\n", *both)
+    assert status == 2
+    assert "not allowed with argument" in note
+    folder = tmp_path / "bpe"
+    folder.mkdir()
+    path, *_ = unknowing(folder, "bpe")
+    status, lines, note = translate(monkeypatch, capsys, b"der\n", "--ckpt", path, "--replace-unk")
+    assert (status, len(lines)) == (0, 1)
+    assert "byte-pair encodings know every word, there is nothing to replace" in note
+
+
+def test_byte_pairs_are_named_as_text(tmp_path, monkeypatch, capsys):
+    path, *_ = unknowing(tmp_path, "bpe")
+    (line,) = translate(monkeypatch, capsys, b"der\n", "--ckpt", path, "--n-best", "1")[1]
+    (best,) = json.loads(line)["translations"]
+    assert "\u0120" not in line  # the letter that stands for a blank
+    assert all(
+        re.fullmatch(r"<unk>|(\u2581|[\x21-\x7e]|<0x[0-9A-F]{2}>)+", t) for t in best["tokens"]
+    )
