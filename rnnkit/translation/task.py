@@ -341,7 +341,7 @@ class Translation(Task):
             self._tell(
                 "max_source",
                 f"of source lines with more than {self.max_source:,} tokens only these are "
-                f"translated (model.max_source), the first such has "
+                f"translated (--model.max_source), the first such has "
                 f"{int(pairs.source_lengths.max()) - 1:,}",
             )
         found = self.translate((pairs.source, pairs.source_lengths), search)
@@ -359,7 +359,7 @@ class Translation(Task):
             self.log(name, score.float(), prog_bar=shown, sync_dist=True)
         bleu = self.scores["bleu"]
         if bleu.caution is not None:
-            self._tell("bleu", f"{prefix}bleu: {bleu.caution} (model.tokenize)")
+            self._tell("bleu", f"{prefix}bleu: {bleu.caution} (--model.tokenize)")
         self.perplexity.reset()
         self.scores.reset()
 

