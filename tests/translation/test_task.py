@@ -2,14 +2,16 @@
 
 import itertools
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch.nn import functional as F
 
 from rnnkit.metrics.bleu import BLEU
 from rnnkit.training.callbacks.generator_states import GeneratorStates
-from rnnkit.translation.data import BEGIN, END, PADDING, Pairs, TranslationData
+from rnnkit.translation.data import BEGIN, END, PADDING, UNKNOWN, Pairs, TranslationData
 from rnnkit.translation.samples import SampleTranslations
 from rnnkit.translation.task import Translation
 from rnnkit.translation.translator import Translator
@@ -146,6 +148,7 @@ def test_training_learns_to_translate(folder, capsys):
     trainer = make_trainer(max_epochs=35, check_val_every_n_epoch=35)
     trainer.fit(model, data)
     assert trainer.callback_metrics["val/bleu"] > 90
+    assert trainer.callback_metrics["val/exact_match"] > 70
     assert trainer.callback_metrics["val/ppl"] < 1.5
     (scores,) = trainer.test(model, data, verbose=False)
     assert min(scores[f"test/{name}"] for name in ("bleu", "bleu_tokenized", "chrf")) > 90
@@ -180,6 +183,8 @@ def test_scores_are_those_of_the_whole_text_at_once(folder):
     written = [best_text(each, data.target_tokenizer) for each in found]
     bleu.update(written, batch.references)
     assert scores[20]["val/bleu"] == pytest.approx(float(bleu.compute()), abs=1e-4)
+    equal = sum(map(str.__eq__, written, batch.references))
+    assert scores[20]["val/exact_match"] == pytest.approx(100 * equal / len(written))
 
 
 def test_the_beam_finds_nothing_less_probable_than_greedy_search(folder):
@@ -266,9 +271,84 @@ def test_samples_and_attention_are_written_after_every_validation(folder, tmp_pa
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def write_pairs(folder, **sides):
+    """A corpus of these lines, the same in every split but where a split has its own."""
+    folder.mkdir()
+    for split in ("train", "valid", "test"):
+        for language in ("de", "en"):
+            lines = sides.get(f"{split}_{language}", sides[language])
+            (folder / f"{split}.{language}").write_text("".join(f"{line}\n" for line in lines))
+    return str(folder)
+
+
+@pytest.mark.training
+def test_what_the_scores_leave_out_is_told_once_a_run(tmp_path, caplog, capsys):
+    path = write_pairs(tmp_path / "pairs", de=["A b c d e f", "g"], en=["Ja Wohl", "nein"])
+    data = make_data(path, lowercase=True)
+    model = make_model(data, max_source=4, lowercase=False)
+    trainer = make_trainer(max_epochs=3)
+    trainer.fit(model, data)
+    told = [record.getMessage() for record in caplog.records if "Note" in record.getMessage()]
+    assert [text.split(",")[0] for text in told] == [
+        "Note: data.lowercase lets the model write lower case alone",
+        "Note: of source lines with more than 4 tokens only these are translated "
+        "(--model.max_source)",
+        "Note: val/bleu: no reference has 4 tokens as tokenize 13a cuts them (the longest has 2)",
+    ]
+    assert "the first such has 6." in told[1]
+    caplog.clear()
+    capsys.readouterr()
+    trainer.test(model, data, verbose=False)
+    assert caplog.text.count("Note: test/bleu: no reference has 4 tokens") == 1
+    assert caplog.text.count("--model.max_source") == 1
+    assert "test/bleu: nrefs:1|case:mixed|eff:yes|tok:13a" in capsys.readouterr().out
+
+
+@pytest.mark.training
+def test_ordinary_text_is_scored_without_a_word(folder, caplog):
+    path = write_pairs(Path(folder) / "plain", de=["a b c d e"], en=["f g h i j"])
+    data = make_data(path)
+    trainer = make_trainer()
+    trainer.fit(make_model(data), data)
+    trainer.test(make_model(data), data, verbose=False)
+    assert "Note" not in caplog.text
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("level", ["word", "bpe"])
+def test_samples_show_the_lines_of_the_files_and_what_was_written(tmp_path, level):
+    path = write_pairs(
+        tmp_path / "pairs", de=["Der Hund", "Der Hund"], en=["the dog", "the dog"],
+        valid_de=["", "Der  Vogel été"], valid_en=["nothing", "The Bird"],
+    )  # fmt: skip
+    data = make_data(path, level=level, bpe_size=270, lowercase=True)
+    model = make_model(data, max_source=6)
+    with torch.no_grad():
+        model.softmax.bias[UNKNOWN], model.softmax.bias[END] = 9.0, -9.0
+    drawn = []
+    run = {"logger": CSVLogger(tmp_path), "callbacks": [SampleTranslations(2)]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "rnnkit.translation.attention_picture.draw_attention",
+            lambda *given: drawn.append(given),
+        )
+        make_trainer(max_steps=1, **run).fit(model, data)
+    (text,) = tmp_path.rglob("translations.txt")
+    shown = [line[15:] for line in text.read_text().splitlines() if line.startswith("  ")]
+    assert shown[:5] == ["", "nothing", "", "Der  Vogel été", "The Bird"]
+    assert shown[5].split(" ")[:2] == ["<unk>", "<unk>"]
+    ((source, target, weights, _),) = drawn
+    assert weights.shape == (len(target), len(source))
+    assert target[:2] == ["<unk>", "<unk>"]
+    expected = {"word": ["der", "<unk>", "<unk>"], "bpe": ["▁der", "▁", "▁", "v", "o", "g"]}
+    assert source == [*expected[level], "<eos>"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"tokenize": "chinese"}, "expected tokenize to be one of none, zh, 13a, .*'chinese'"),
+        ({"max_source": 0}, "expected max_source of 1 or more, got 0"),
         ({"dropout": 1.5}, "expected dropout between 0 and 1, got 1.5"),
         ({"teacher_forcing_end": -0.1}, "expected teacher_forcing_end between 0 and 1"),
         ({"attention": "dot", "attention_inside": False}, "got 14 in the decoder and 20 in"),
