@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from torch import Tensor
 
 from rnnkit.screen.atomic_file import atomic_write
+from rnnkit.screen.fonts import fonts_for
+from rnnkit.screen.terminal import visible
 
 
 def draw_attention(
@@ -32,13 +34,15 @@ def draw_attention(
             f"expected weights of shape {(len(target), len(source))} for {len(target)} tokens "
             f"written and {len(source)} read, got {tuple(weights.shape)}"
         )
+    fonts, missing = fonts_for([*source, *target])
+    source, target = ([_plain(token, missing) for token in side] for side in (source, target))
     size = (1.6 + 0.42 * len(source), 1.6 + 0.34 * len(target))
     figure = Figure(figsize=size, dpi=130, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(weights.tolist(), cmap="Blues", vmin=0.0, vmax=1.0, aspect="auto")
-    axes.set_xticks(range(len(source)), [_plain(token) for token in source], rotation=60,
-                    ha="left", rotation_mode="anchor")  # fmt: skip
-    axes.set_yticks(range(len(target)), [_plain(token) for token in target])
+    axes.set_xticks(range(len(source)), source, rotation=60, ha="left",
+                    rotation_mode="anchor", fontfamily=fonts)  # fmt: skip
+    axes.set_yticks(range(len(target)), target, fontfamily=fonts)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.set_xticks([i + 0.5 for i in range(len(source) - 1)], minor=True)
@@ -75,7 +79,8 @@ def draw_confusion(types: Sequence[str], counts: Tensor, path: str | os.PathLike
     shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
     texts = [[f"{count:,}" if count else "" for count in row] for row in counts.tolist()]
     longest = max(len(text) for row in texts for text in row)
-    names = [_plain(type_) for type_ in types]
+    fonts, missing = fonts_for(types)
+    names = [_plain(type_, missing) for type_ in types]
     margin = 0.09 * max(map(len, names))  # inches, at the size of the tick labels
     cell = max(0.5, 0.1 + 0.09 * longest)
     figure = Figure(
@@ -89,12 +94,12 @@ def draw_confusion(types: Sequence[str], counts: Tensor, path: str | os.PathLike
         colour = "white" if shares[row][column] > 0.55 else "0.15"  # where Blues turns dark
         axes.text(column, row, texts[row][column], ha="center", va="center", color=colour,
                   fontsize=10)  # fmt: skip
-    axes.set_xticks(range(size), names)
+    axes.set_xticks(range(size), names, fontfamily=fonts)
     if margin > cell:
         axes.tick_params("x", labelrotation=60)
         for label in axes.get_xticklabels():
             label.set(ha="left", rotation_mode="anchor")
-    axes.set_yticks(range(size), names)
+    axes.set_yticks(range(size), names, fontfamily=fonts)
     axes.xaxis.tick_top()
     axes.xaxis.set_label_position("top")
     axes.set_xlabel("predicted", fontsize=11, labelpad=8)
@@ -110,10 +115,12 @@ def draw_confusion(types: Sequence[str], counts: Tensor, path: str | os.PathLike
         figure.savefig(beside, bbox_inches="tight", pad_inches=0.15)
 
 
-def _plain(token: str) -> str:
+def _plain(token: str, missing: Collection[str]) -> str:
     """A token as matplotlib should draw it.
 
-    The mark that joins it to its neighbour is in few fonts, and what stands between two dollar
-    signs would be read as maths.
+    The mark that joins it to its neighbour says nothing here, and what stands between two dollar
+    signs would be read as maths. A character that no font has, or that is none to see, is named.
     """
-    return token.replace("\N{HALFWIDTH BLACK SQUARE}", "").replace("$", r"\$")
+    token = token.replace("\N{HALFWIDTH BLACK SQUARE}", "").replace("\t", r"\t")
+    named = (f"U+{ord(each):04X}" if each in missing else each for each in visible(token))
+    return "".join(named).replace("$", r"\$")

@@ -8,13 +8,10 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from rnnkit.data.vocabulary import Vocabulary
-from rnnkit.translation.words import SPECIAL, UNKNOWN, Level
+from rnnkit.translation.words import SPECIAL, UNKNOWN, WORD_START, Level
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-WORD_START = "\u2581"
-"""What a blank is shown as: a token that begins with one begins a word."""
 
 
 class BPETokenizer:

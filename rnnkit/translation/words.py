@@ -29,6 +29,9 @@ Level = Literal["word", "character", "bpe"]
 JOINER = "\uffed"
 """On the side of a token that touches its neighbour: no blank lies between them."""
 
+WORD_START = "\u2581"
+"""What a blank is shown as: a token that begins with one begins a word."""
+
 _PIECE = re.compile(r"(?P<word>[^\W\d_]+)|\S")
 
 
@@ -219,3 +222,7 @@ class CharacterTokenizer(_Tokenizer):
     @staticmethod
     def _join(tokens: Iterable[str]) -> str:
         return "".join(tokens)
+
+    def shown(self, ids: Iterable[int]) -> list[str]:
+        """Each character of some ids, special ones too, a blank as U+2581."""
+        return [token.replace(" ", WORD_START) for token in super().shown(ids)]

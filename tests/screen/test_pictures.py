@@ -4,7 +4,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from rnnkit.metrics import EntityF1
-from rnnkit.screen.pictures import draw_confusion
+from rnnkit.screen.fonts import fonts_for
+from rnnkit.screen.pictures import draw_attention, draw_confusion
 
 TYPES = ["LOC", "$x$", "PER", "O"]
 COUNTS = torch.tensor([[1500, 0, 300, 200], [0, 0, 0, 0], [1, 0, 3, 0], [5, 0, 0, 0]])
@@ -65,3 +66,25 @@ def test_counts_of_another_size_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\(4, 4\) for 4 types, O among them, got \(3, 4\)"):
         draw_confusion(TYPES, COUNTS[:3], tmp_path / "confusion.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("error")
+def test_attention_names_its_tokens_as_text_that_a_font_has(drawn, tmp_path, monkeypatch):
+    unseen = "\U0010fffd"  # of private use, in no font
+    source, target = ["▁été", f"a{unseen}", "$x$", "￭."], ["<0xC3>", "\t\x1b", "<unk>"]
+    draw_attention(source, target, torch.ones(3, 4) / 4, tmp_path / "attention.png")
+    axes = drawn[0].axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == [
+        "▁été", "aU+10FFFD", r"\$x\$", "."
+    ]  # fmt: skip
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["<0xC3>", r"\t\x1b", "<unk>"]
+
+
+def test_other_fonts_are_asked_for_what_the_usual_one_lacks():
+    usual, missing = fonts_for(["été"])
+    assert not missing
+    sign = "\N{EMPTY SET WITH LEFT ARROW ABOVE}"  # STIX, which matplotlib brings, has it
+    fonts, missing = fonts_for(["été", sign])
+    assert fonts[: len(usual)] == usual
+    assert len(fonts) > len(usual)
+    assert not missing

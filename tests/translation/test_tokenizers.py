@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rnnkit.data.vocabulary import Vocabulary
 from rnnkit.translation.corpora import read_parallel
-from rnnkit.translation.subwords import WORD_START, BPETokenizer
+from rnnkit.translation.subwords import BPETokenizer
 from rnnkit.translation.tokenizers import LineTokenizer, difference, from_state_dict
 from rnnkit.translation.words import (
     BEGIN,
@@ -19,6 +19,7 @@ from rnnkit.translation.words import (
     PADDING,
     SPECIAL,
     UNKNOWN,
+    WORD_START,
     CharacterTokenizer,
     WordTokenizer,
     detokenize,
@@ -177,6 +178,11 @@ def test_a_token_of_bpe_is_shown_as_the_text_it_is(line: str) -> None:
     parts = re.split("<0x([0-9A-F]{2})>", "".join(shown).replace(WORD_START, " "))
     text = b"".join(bytes.fromhex(part) if i % 2 else part.encode() for i, part in enumerate(parts))
     assert text.decode() == (f" {line}" if line else "")
+
+
+def test_characters_are_shown_with_their_blanks() -> None:
+    tokenizer = characters()
+    assert tokenizer.shown([*tokenizer.encode("a cat"), UNKNOWN]) == [*"a\u2581cat", "<unk>"]
 
 
 def test_letters_of_several_bytes_are_shown_as_letters_where_a_token_has_them_whole() -> None:
