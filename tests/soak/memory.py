@@ -105,16 +105,16 @@ def train_tagger(folder: Path, steps: int) -> int:
 
 
 def decode(folder: Path, steps: int) -> int:
-    """Beam search over batches of 1 to 8 sentences of 1 to 40 tokens."""
+    """Beam search over batches of 1 to 8 sentences of 1 to 40 tokens and their end."""
     torch.manual_seed(0)
     model = Translation(50, 60, embedding_size=8, encoder_size=8, hidden_size=8, beam_size=4).eval()
     chance, samples, done, noted = random.Random(0), [], 0, 0
     with torch.no_grad():
         while done < steps:
-            lengths = sorted(chance.randint(1, 40) for _ in range(chance.randint(1, 8)))[::-1]
+            lengths = sorted(chance.randint(2, 41) for _ in range(chance.randint(1, 8)))[::-1]
             source = torch.randint(4, 50, (lengths[0], len(lengths)))
             found = model.translate((source, torch.tensor(lengths)))
-            done += max(len(each.tokens) for each in found) + 1
+            done += max(len(each[0].tokens) for each in found) + 1
             if done >= noted:
                 samples.append(sample(done))
                 noted += steps // SAMPLES
