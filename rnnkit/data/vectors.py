@@ -9,7 +9,6 @@ A line holds a word and its D numbers. Word2vec's files begin with a line `N D`,
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import re
 from array import array
@@ -17,13 +16,15 @@ from collections.abc import Container, Iterator
 from io import BufferedReader
 from math import isfinite
 from pathlib import Path
-from typing import NamedTuple, TypeAlias
+from typing import IO, NamedTuple
 
 import torch
 from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped]
 
+from rnnkit.data.encodings import reason, wide_encoding
 from rnnkit.data.files import readable
+from rnnkit.data.packing import refuse_packed, unpacked
 from rnnkit.data.registry import DataError
 from rnnkit.screen.terminal import visible
 
@@ -37,8 +38,6 @@ _LONGEST_LINE = 2**24
 # Bytes that stand in no text; among a thousand bytes of anything else there are some.
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _SAMPLE_BYTES = 1024
-
-_File: TypeAlias = BufferedReader | gzip.GzipFile
 
 _HEADER = re.compile(rb"\s*(\d+)\s+(\d+)\s*")
 _MOST_DIGITS = 15  # a petabyte
@@ -63,7 +62,7 @@ def read_vectors(
     drawn on stderr, if that is a terminal.
 
     Args:
-        path: The file, in UTF-8; compressed if its name ends in `.gz`.
+        path: The file, in UTF-8; plain or packed by gzip, bzip2 or xz.
         keep: Words to keep, best a set; words that it lacks are passed over. None: all.
         limit: Read no more than the first `limit` vectors, in most files those of the most
             frequent words.
@@ -87,16 +86,18 @@ def read_vectors(
         raise ValueError(f"expected a limit of 1 or more, got {limit}")
     path = Path(path).expanduser()
     with readable(path), path.open("rb") as raw:
-        file = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        return _read(path, file, raw, keep, limit)
+        return _read(path, unpacked(raw, path), raw, keep, limit)
 
 
 def _read(
-    path: Path, file: _File, raw: BufferedReader, keep: Container[str] | None, limit: int | None
+    path: Path, file: IO[bytes], raw: BufferedReader, keep: Container[str] | None, limit: int | None
 ) -> tuple[list[str], Tensor]:
     sample = file.read(_SAMPLE_BYTES)
+    refuse_packed(sample, str(path))
     if _BINARY.search(sample):
         raise _binary(path, sample)
+    if b"\r" in sample[:-1] and b"\n" not in sample:
+        raise DataError(f"the lines of {path} end in CR alone: convert it with `tr '\\r' '\\n'`")
     file.seek(0)
     words: dict[str, None] = {}  # ordered, unlike a set
     numbers = array("f")
@@ -145,7 +146,7 @@ def _read(
     return [*words], torch.frombuffer(numbers, dtype=torch.float32).view(-1, width.size)
 
 
-def _lines(path: Path, file: _File, raw: BufferedReader) -> Iterator[tuple[int, bytes]]:
+def _lines(path: Path, file: IO[bytes], raw: BufferedReader) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers, and for a large file a progress bar of its bytes on the disk."""
     total = path.stat().st_size
     hidden = True if total < _BAR_BYTES else None  # None: only if stderr is no terminal
@@ -204,10 +205,7 @@ def _decode(path: Path, line_number: int, word: bytes) -> str:
     try:
         return word.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path} is no UTF-8: byte 0x{word[error.start]:02x} in line {line_number}; convert "
-            "it, for example with `iconv -f LATIN1 -t UTF-8`"
-        ) from error
+        raise DataError(f"{path} is no UTF-8: {reason(word, error.start, line_number)}") from error
 
 
 def _no_number(path: Path, line_number: int, column: bytes) -> DataError:
@@ -224,7 +222,9 @@ def _binary(path: Path, sample: bytes) -> DataError:
             f"gensim.models.KeyedVectors.load_word2vec_format({str(path)!r}, binary=True)"
             f".save_word2vec_format({path.stem + '.txt'!r})"
         )
-    return DataError(
-        f"{path} is no text: expected a word and its numbers in each line, in UTF-8 (unpack an "
-        "archive first, unless its name ends in .gz)"
-    )
+    if encoding := wide_encoding(sample):
+        return DataError(
+            f"{path} looks like {encoding}, and UTF-8 is expected: convert it with `iconv -f "
+            f"{encoding} -t UTF-8`"
+        )
+    return DataError(f"{path} is no text: expected a word and its numbers in each line, in UTF-8")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rnnkit.data import storage
-from rnnkit.data.files import read_bytes
+from rnnkit.data.files import read_text
 from rnnkit.data.registry import BUILT_IN, DATASETS, DataError
 from rnnkit.data.vocabulary import SENTENCE_END, UNKNOWN, Vocabulary
 from rnnkit.language_modeling import ghazals, python_docs
@@ -200,34 +200,6 @@ def _assign(corpus: str, files: Mapping[str, Path]) -> dict[str, Path]:
 def _names() -> str:
     names = [d.name for d in DATASETS.values() if d.task == "language modelling"]
     return ", ".join([BUILT_IN, *names, *ghazals.FILES])
-
-
-def read_text(path: Path) -> str:
-    """Text of a file.
-
-    Raises:
-        DataError: It cannot be read, or is no UTF-8.
-    """
-    return decode_text(read_bytes(path), str(path))
-
-
-def decode_text(content: bytes, name: str) -> str:
-    """Text of bytes.
-
-    Args:
-        content: The bytes.
-        name: Where they come from, for an error.
-
-    Raises:
-        DataError: They are no UTF-8; the message has the first offset.
-    """
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{name} is no UTF-8: byte 0x{error.object[error.start]:02x} at offset {error.start}; "
-            "convert it, for example with `iconv -f LATIN1 -t UTF-8`"
-        ) from error
 
 
 def _read_ghazals(corpus: str, level: Level, lowercase: bool) -> Corpus:

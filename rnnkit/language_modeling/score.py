@@ -23,9 +23,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn import functional as F
 
+from rnnkit.data.encodings import decode
+from rnnkit.data.files import read_text
 from rnnkit.data.registry import DataError
 from rnnkit.data.vocabulary import UNKNOWN, Vocabulary
-from rnnkit.language_modeling.corpora import Tokenizer, decode_text, read_corpus, read_text
+from rnnkit.language_modeling.corpora import Tokenizer, read_corpus
 from rnnkit.language_modeling.generate import Writer
 from rnnkit.language_modeling.ngram import InterpolatedKneserNey, UnigramModel
 from rnnkit.language_modeling.task import LanguageModel
@@ -244,10 +246,10 @@ def main(argv: list[str]) -> int:
     else:
         name = "standard input" if arguments.file == "-" else arguments.file
         if arguments.file == "-":
-            content = decode_text(sys.stdin.buffer.read(), name)
+            content = decode(sys.stdin.buffer.read(), name)
         else:
             content = read_text(Path(arguments.file))
-        lines = split_lines(tokenizer, content.removeprefix("\ufeff"))  # a byte-order mark
+        lines = split_lines(tokenizer, content)
     ids, start = encode_lines(vocabulary, lines, name), vocabulary.index(tokenizer.start)
     segment = arguments.segment
     if segment is None:

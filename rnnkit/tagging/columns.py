@@ -65,7 +65,7 @@ def read_columns(
     taken for one: its line has as many columns as every token's.
 
     Args:
-        path: The file, in UTF-8; compressed if its name ends in `.gz`.
+        path: The file, in UTF-8; plain or packed by gzip, bzip2 or xz.
         word_column: Column of the tokens, counted from 0, or from the end if negative.
         tag_column: Column of the tags, counted likewise. None: leave the tags out, as for a file
             that has none.

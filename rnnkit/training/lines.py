@@ -13,6 +13,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from rnnkit.data.encodings import decoded
 from rnnkit.screen.terminal import sentence
 
 MOST_NOTES = 5
@@ -146,11 +147,8 @@ def _typed() -> bool:
 
 
 def decoded_lines(stream: Iterable[bytes], note: Callable[[str], None]) -> Iterator[str]:
-    """Lines of a byte stream, whatever they hold: what is no UTF-8 becomes U+FFFD, with a note."""
-    for number, raw in enumerate(stream, 1):
-        if number == 1:
-            raw = raw.removeprefix(b"\xef\xbb\xbf")  # a byte-order mark
-        text = raw.decode("utf-8", errors="replace").rstrip("\r\n")
-        if "\ufffd" in text and b"\xef\xbf\xbd" not in raw:
-            note(f"line {number} is no UTF-8 (iconv -t utf-8 converts)")
-        yield text
+    """Lines of a byte stream, whatever they hold: what cannot be decoded becomes U+FFFD, noted."""
+    for number, (line, fault) in enumerate(decoded(stream), 1):
+        if fault is not None:
+            note(f"line {number} {fault}")
+        yield line

@@ -189,13 +189,9 @@ def test_word2vecs_binary_format_is_recognised(tmp_path: Path) -> None:
             read_vectors(tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    "content",
-    [gzip.compress(b"the 1 2\n", mtime=0), b"PK\x03\x04\x14", "the 1 2\n".encode("utf-16")],
-)
-def test_other_binary_files_are_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "vectors.txt").write_bytes(content)
-    with pytest.raises(DataError, match=r"vectors\.txt is no text: .* \(unpack an archive first"):
+def test_other_binary_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "vectors.txt").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(DataError, match=r"vectors\.txt is no text: expected a word and its num"):
         read_vectors(tmp_path / "vectors.txt")
 
 

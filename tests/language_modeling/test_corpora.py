@@ -112,10 +112,10 @@ def test_a_text_too_short_to_be_cut_is_named(tmp_path: Path) -> None:
         read_corpus(write(tmp_path, input="abcde"), "character")
 
 
-def test_a_byte_that_is_no_utf8_is_named_with_its_offset(tmp_path: Path) -> None:
+def test_a_byte_that_is_no_utf8_is_named_with_its_line(tmp_path: Path) -> None:
     path = write(tmp_path, train="a", valid="b", test="c")
-    (tmp_path / "valid.txt").write_bytes(b"vingt " + "été".encode("latin1"))
-    with pytest.raises(DataError, match=r"valid\.txt is no UTF-8: byte 0xe9 at offset 6"):
+    (tmp_path / "valid.txt").write_bytes(b"vingt\n" + "été".encode("latin1"))
+    with pytest.raises(DataError, match=r"valid\.txt is no UTF-8: byte 0xe9 in line 2"):
         read_corpus(path, "word")
 
 

@@ -186,7 +186,7 @@ def test_unknown_words_are_counted_and_told(checkpoints, capsys, tmp_path):
     ("content", "expected"),
     [
         (b"", "is empty: there is nothing to score"),
-        (b"the caf\xe9", "is no UTF-8: byte 0xe9 at offset 7"),
+        (b"the caf\xe9", "is no UTF-8: byte 0xe9 in line 1"),
         ("the\ncaf\u00e9\n".encode(), "line 2 of "),
         (None, "No such file"),
     ],

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from hypothesis import strategies as st
 
+from rnnkit.data.encodings import decode
 from rnnkit.data.files import read_lines
 from rnnkit.data.registry import DataError
 from rnnkit.data.schemes import SCHEMES, Entity, convert, detect, entities, lenient, to_tags
@@ -59,7 +60,7 @@ def check_text(content: bytes) -> None:
         with contextlib.suppress(DataError):
             corpus = read_corpus(path, level, lowercase=False)
             whole = [*corpus.train, *corpus.valid, *corpus.test]
-            text = content.decode("utf-8")
+            text = decode(content, "corpus.txt")
             assert whole == Tokenizer(level).tokenize(text)
             assert level == "word" or "".join(whole) == text
             vocabulary = corpus.vocabulary()
