@@ -3,7 +3,8 @@
 A corpus is a folder with `train.txt`, `valid.txt` and `test.txt` (or `ptb.train.txt` and so on),
 a folder with one `input.txt`, or one text file; a single text is cut into the first 90 % of its
 tokens for training and 5 % each for validation and test. Or it is the name of a dataset, of which
-two have a division of their own: `python_docs.py` and `ghazals.py`.
+two have a division of their own: `python_docs.py` and `ghazals.py`. A file that is named for a part
+takes its place.
 """
 
 from __future__ import annotations
@@ -18,18 +19,28 @@ from typing import Literal, get_args
 
 from rnnkit.data import storage
 from rnnkit.data.files import read_text
+from rnnkit.data.packing import ENDINGS
 from rnnkit.data.registry import BUILT_IN, DATASETS, DataError
+from rnnkit.data.splits import (
+    NAMES,
+    OR_NAMED,
+    SPLITS,
+    check_not_mixed,
+    folder_files,
+    named_files,
+    two_files,
+)
 from rnnkit.data.vocabulary import SENTENCE_END, UNKNOWN, Vocabulary
 from rnnkit.language_modeling import ghazals, python_docs
 
 Level = Literal["word", "character"]
 
-SPLITS = ("train", "valid", "test")
-
-_SPLIT_FILE = re.compile(r"(?:.+\.)?(train|valid|test)\.txt")
+_PACKED = f"(?:{'|'.join(map(re.escape, ENDINGS))})?"
+_SPLIT_FILE = re.compile(rf"(?:.+\.)?({'|'.join(NAMES)})\.txt{_PACKED}")
+_SINGLE_FILE = re.compile(rf"input\.txt{_PACKED}")
 _LAYOUT = (
-    "a corpus is a folder with train.txt, valid.txt and test.txt (or NAME.train.txt and so on), a "
-    "folder with one input.txt, or one text file"
+    "a corpus is a folder with train.txt, valid.txt (or dev.txt) and test.txt (or NAME.train.txt "
+    f"and so on), a folder with one input.txt, or one text file{OR_NAMED}"
 )
 
 
@@ -121,7 +132,15 @@ class Corpus:
         return Vocabulary.from_counts(counts, min_count=min_count, special=special)
 
 
-def read_corpus(corpus: str, level: Level, lowercase: bool = False) -> Corpus:
+def read_corpus(
+    corpus: str,
+    level: Level,
+    lowercase: bool = False,
+    *,
+    train: str | None = None,
+    valid: str | None = None,
+    test: str | None = None,
+) -> Corpus:
     """Read a corpus.
 
     Args:
@@ -129,20 +148,27 @@ def read_corpus(corpus: str, level: Level, lowercase: bool = False) -> Corpus:
             wins over a folder of that name: write `./ptb` for the folder.
         level: Tokens are words or characters.
         lowercase: Lower-case the text. The words of `python-docs` are lower-cased in any case.
+        train: Path of a training text to read instead of the corpus's. With all three, `corpus` is
+            not read.
+        valid: The same for validation.
+        test: The same for the test.
 
     Raises:
-        DataError: The corpus does not exist, lacks a part, is empty, or is no UTF-8.
+        DataError: The corpus does not exist, lacks a part, is empty or in an unknown encoding, or
+            only the training text of a built-in one is replaced.
     """
-    if corpus == BUILT_IN:
-        return _read_python_docs(level, lowercase)
-    if corpus in ghazals.FILES:
-        return _read_ghazals(corpus, level, lowercase)
-    paths = corpus_files(corpus)
+    named = named_files(train, valid, test)
+    if len(named) < len(SPLITS) and corpus in (BUILT_IN, *ghazals.FILES):
+        if corpus == BUILT_IN:
+            check_not_mixed(corpus, named)
+            made = _read_python_docs(level, lowercase)
+        else:
+            made = _read_ghazals(corpus, level, lowercase)
+        read = _read_parts(named, made.tokenizer)
+        return Corpus(made.tokenizer, *(read.get(name, getattr(made, name)) for name in SPLITS))
+    paths = named if len(named) == len(SPLITS) else corpus_files(corpus, named)
     tokenizer = Tokenizer(level, lowercase)
-    parts = {name: tokenizer.tokenize(read_text(path)) for name, path in paths.items()}
-    for name, tokens in parts.items():
-        if not any(token != tokenizer.start for token in tokens):
-            raise DataError(f"{paths[name]} is empty: expected text, got {len(tokens)} tokens")
+    parts = _read_parts(paths, tokenizer)
     if "input" in parts:
         tokens = parts["input"]
         ends = len(tokens) * 90 // 100, len(tokens) * 95 // 100
@@ -151,12 +177,25 @@ def read_corpus(corpus: str, level: Level, lowercase: bool = False) -> Corpus:
                 f"{paths['input']} has {len(tokens)} tokens, too few to be cut into 90 % for "
                 "training and 5 % each for validation and test"
             )
-        return Corpus(tokenizer, tokens[: ends[0]], tokens[ends[0] : ends[1]], tokens[ends[1] :])
+        cut = tokens[: ends[0]], tokens[ends[0] : ends[1]], tokens[ends[1] :]
+        parts = dict(zip(SPLITS, cut, strict=True)) | parts
     return Corpus(tokenizer, parts["train"], parts["valid"], parts["test"])
 
 
-def corpus_files(corpus: str) -> dict[str, Path]:
+def _read_parts(paths: Mapping[str, Path], tokenizer: Tokenizer) -> dict[str, list[str]]:
+    parts = {name: tokenizer.tokenize(read_text(path)) for name, path in paths.items()}
+    for name, tokens in parts.items():
+        if not any(token != tokenizer.start for token in tokens):
+            raise DataError(f"{paths[name]} is empty: expected text, got {len(tokens)} tokens")
+    return parts
+
+
+def corpus_files(corpus: str, named: Mapping[str, Path]) -> dict[str, Path]:
     """Files of a corpus: `train`, `valid` and `test`, or `input` for a single text.
+
+    Args:
+        corpus: As `read_corpus` has it.
+        named: Files that take the place of the corpus's, by their parts.
 
     Raises:
         DataError: There is no such dataset, folder or file, or a part is missing.
@@ -167,34 +206,35 @@ def corpus_files(corpus: str) -> dict[str, Path]:
                 f"{corpus} is a dataset for {DATASETS[corpus].task}, not for language modelling: "
                 f"choose from {_names()}, or give a path"
             )
-        return _assign(corpus, storage.fetch(corpus))
+        return _assign(corpus, storage.fetch(corpus), named)
     path = Path(corpus).expanduser()
     if path.is_file():
-        return {"input": path}
+        return {"input": path, **named}
     if not path.is_dir():
         raise DataError(
             f"there is no corpus {corpus!r}: choose from {_names()}, or give the path of a folder "
             "or a text file"
         )
-    return _assign(corpus, {file.name: file for file in sorted(path.iterdir()) if file.is_file()})
+    return _assign(corpus, folder_files(path), named)
 
 
-def _assign(corpus: str, files: Mapping[str, Path]) -> dict[str, Path]:
+def _assign(corpus: str, files: Mapping[str, Path], named: Mapping[str, Path]) -> dict[str, Path]:
     parts: dict[str, Path] = {}
     for name, path in files.items():
         match = _SPLIT_FILE.fullmatch(name)
-        if match is None:
+        if match is None or (split := NAMES[match[1]]) in named:
             continue
-        if (other := parts.get(match[1])) is not None:
-            raise DataError(f"{corpus} has two files for {match[1]}: {other.name} and {name}")
-        parts[match[1]] = path
-    if not parts and "input.txt" in files:
-        return {"input": files["input.txt"]}
-    missing = [f"{split}.txt" for split in SPLITS if split not in parts]
+        if split in parts:
+            raise two_files(corpus, split, parts[split].name, name)
+        parts[split] = path
+    single = [path for name, path in files.items() if _SINGLE_FILE.fullmatch(name)]
+    if not parts and single:
+        return {"input": single[0], **named}
+    missing = [f"{split}.txt" for split in SPLITS if split not in (*parts, *named)]
     if missing:
         found = ", ".join(path.name for path in parts.values()) or "no corpus file"
         raise DataError(f"{corpus} has {found} but lacks {', '.join(missing)}: {_LAYOUT}")
-    return parts
+    return {**parts, **named}
 
 
 def _names() -> str:

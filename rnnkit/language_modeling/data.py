@@ -9,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from rnnkit.data.fingerprint import fingerprint
+from rnnkit.data.splits import called, named_files
 from rnnkit.data.vocabulary import Vocabulary
 from rnnkit.language_modeling.corpora import Level, read_corpus
 from rnnkit.language_modeling.windows import (
@@ -40,7 +41,10 @@ class LanguageModelingData(LightningDataModule):
         corpus: Name of a corpus (python-docs, ptb, wikitext2, tinyshakespeare, hafez,
             hafez-vocalised), or path of a folder with train.txt, valid.txt and test.txt, of a
             folder with one input.txt, or of a text file; a single text is split 90/5/5. `rnnkit
-            data list` tells what is there.
+            data list` tells what is there. With train, valid and test it is not read.
+        train: Path of the training text, instead of the corpus's; null: the corpus has it.
+        valid: The same for validation.
+        test: The same for the test.
         level: Whether tokens are words (separated by white space, one <eos> a line) or
             characters.
         batch_size: Number of streams in training.
@@ -70,7 +74,7 @@ class LanguageModelingData(LightningDataModule):
         test_tokens: Test text, int64 (N,).
 
     Raises:
-        DataError: The corpus does not exist, lacks a part, is empty, or is no UTF-8.
+        DataError: The corpus does not exist, lacks a part, is empty or in an unknown encoding.
         ValueError: A number is out of range, or a batch size exceeds what the text holds.
 
     Example:
@@ -82,6 +86,9 @@ class LanguageModelingData(LightningDataModule):
     def __init__(
         self,
         corpus: str = "python-docs",
+        train: str | None = None,
+        valid: str | None = None,
+        test: str | None = None,
         level: Level = "word",
         batch_size: int = 20,
         window: int = 35,
@@ -95,14 +102,14 @@ class LanguageModelingData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.validation_stages = ["val", *(_STAGES[name] for name in also_validate_on)]
-        self.corpus = corpus
+        self.corpus = called(corpus, named_files(train, valid, test))
         self.batch_size = batch_size
         self.window = window
         self.eval_batch_size = eval_batch_size
         self.eval_window = window if eval_window is None else eval_window
         self.random_windows = random_windows
         self.seed = seed
-        texts = read_corpus(corpus, level, lowercase)
+        texts = read_corpus(corpus, level, lowercase, train=train, valid=valid, test=test)
         self.tokenizer = texts.tokenizer
         self.vocabulary = texts.vocabulary(min_count)
         self.vocabulary_size = len(self.vocabulary)

@@ -1,7 +1,8 @@
 """Tagged corpora: from a name or a path to three lists of sentences in one scheme.
 
 A corpus is a folder with a file each for training, validation and test: a word a line with its tag
-in a column, a blank line between sentences, as CoNLL has them. Or it is the name of a dataset.
+in a column, a blank line between sentences, as CoNLL has them. Or it is the name of a dataset. A
+file that is named for a part takes its place.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeAlias
 
 from rnnkit.data import storage
@@ -24,6 +26,17 @@ from rnnkit.data.schemes import (
     to_tags,
     violations,
 )
+from rnnkit.data.splits import (
+    NAMES,
+    OR_NAMED,
+    SPLITS,
+    called,
+    check_not_mixed,
+    folder_files,
+    may_be_text,
+    named_files,
+    two_files,
+)
 from rnnkit.screen.terminal import UNSAFE, visible
 from rnnkit.tagging.announcements import announcements
 from rnnkit.tagging.columns import Sentence, read_columns
@@ -33,19 +46,9 @@ _log = logging.getLogger(__name__)
 BUILT_IN = "announcements"
 """Name of the corpus that every machine can make."""
 
-# A part of a file's name, between dots, hyphens and underscores, that tells which split it is.
-_SPLITS = {
-    "train": "train",
-    "valid": "valid",
-    "val": "valid",
-    "dev": "valid",
-    "testa": "valid",
-    "test": "test",
-    "testb": "test",
-}
 _LAYOUT = (
     "a tagged corpus is a folder with three files in whose names train, valid (or dev, testa) and "
-    "test (or testb) stand by themselves, as in train.txt or eng.testa"
+    f"test (or testb) stand by themselves, as in train.txt or eng.testa{OR_NAMED}"
 )
 
 # Sentences of each split, and what to call their place in an error.
@@ -76,6 +79,9 @@ def read_tagged(
     corpus: str,
     scheme: Scheme,
     *,
+    train: str | None = None,
+    valid: str | None = None,
+    test: str | None = None,
     file_scheme: Scheme | None = None,
     fix: bool = False,
     word_column: int = 0,
@@ -88,6 +94,10 @@ def read_tagged(
         corpus: announcements, built in; a tagging dataset (conll2003); or the path of a folder. A
             name wins over a folder of that name: write `./conll2003` for the folder.
         scheme: Scheme of the tags in the result.
+        train: Path of a training file to read instead of the corpus's. With all three, `corpus` is
+            not read.
+        valid: The same for validation.
+        test: The same for the test.
         file_scheme: Scheme of the tags in the files; None: the one that they all fit.
         fix: Read tags that break `file_scheme` as conlleval does, and warn how many there are.
         word_column: Column of the words, from 0; negative: from the right.
@@ -99,7 +109,9 @@ def read_tagged(
             scheme and is not to be fixed, a validation or test tag has a type that no training
             tag has, or a known corpus has other counts than it should.
     """
-    splits = _read(corpus, word_column, tag_column, separator)
+    named = named_files(train, valid, test)
+    corpus = called(corpus, named)
+    splits = _read(corpus, named, word_column, tag_column, separator)
     _check_tags(splits)
     if file_scheme is None:
         file_scheme = _detect(corpus, splits)
@@ -124,7 +136,7 @@ def read_tagged(
             "Note: %d tags of %s break %s and are read as conlleval does (fix).",
             *(broken, visible(corpus), file_scheme),
         )
-    if corpus in _KNOWN:
+    if corpus in _KNOWN and not named:
         _check_counts(corpus, parts, scheme)
     types = sorted({one.type for each in parts["train"] for one in entities(each.tags, scheme)})
     if not types:
@@ -141,19 +153,34 @@ def read_tagged(
     return TaggedCorpus(parts["train"], parts["valid"], parts["test"], types)
 
 
-def _read(corpus: str, word_column: int, tag_column: int, separator: str | None) -> _Splits:
-    if corpus == BUILT_IN:
-        names = ("train", "valid", "test")
-        parts = zip(names, announcements(), strict=True)
-        return {name: (f"{corpus} ({name})", sentences) for name, sentences in parts}
-    return {
+def _read(
+    corpus: str,
+    named: Mapping[str, Path],
+    word_column: int,
+    tag_column: int,
+    separator: str | None,
+) -> _Splits:
+    made: _Splits = {}
+    paths = named
+    if len(named) < len(SPLITS) and corpus == BUILT_IN:
+        check_not_mixed(corpus, named)
+        parts = zip(SPLITS, announcements(), strict=True)
+        made = {name: (f"{corpus} ({name})", sentences) for name, sentences in parts}
+    elif len(named) < len(SPLITS):
+        paths = tagged_files(corpus, named)
+    read = {
         name: (str(path), read_columns(path, word_column, tag_column, separator))
-        for name, path in tagged_files(corpus).items()
+        for name, path in paths.items()
     }
+    return {name: (made | read)[name] for name in SPLITS}
 
 
-def tagged_files(corpus: str) -> dict[str, Path]:
+def tagged_files(corpus: str, named: Mapping[str, Path] = MappingProxyType({})) -> dict[str, Path]:
     """The files of a corpus: `train`, `valid` and `test`.
+
+    Args:
+        corpus: Name of a dataset or path of a folder.
+        named: Files that take the place of the corpus's, by their parts.
 
     Raises:
         DataError: There is no such dataset or folder, or a part is missing or there twice.
@@ -172,23 +199,25 @@ def tagged_files(corpus: str) -> dict[str, Path]:
                 f"there is no tagged corpus {corpus!r}: choose from {_names()}, or give the path "
                 f"of a folder (looked for {path.absolute()})"
             )
-        files = {file.name: file for file in sorted(path.iterdir()) if file.is_file()}
+        files = {name: file for name, file in folder_files(path).items() if may_be_text(name)}
     parts: dict[str, Path] = {}
     for name, path in files.items():
-        splits = {_SPLITS[part] for part in re.split(r"[._-]", name) if part in _SPLITS}
-        if len(splits) > 1:
+        splits = {NAMES[part] for part in re.split(r"[._-]", name) if part in NAMES}
+        wanted = splits - named.keys()
+        if len(splits) > 1 and wanted:
             raise DataError(
-                f"{corpus} has a file for {' and '.join(sorted(splits))} at once: {name}"
+                f"{corpus} has a file for {' and '.join(sorted(splits))} at once: {name}{OR_NAMED}"
             )
-        for split in splits:
+        for split in wanted:
             if split in parts:
-                raise DataError(f"{corpus} has two files for {split}: {parts[split].name}, {name}")
+                raise two_files(corpus, split, parts[split].name, name)
             parts[split] = path
-    missing = [split for split in ("train", "valid", "test") if split not in parts]
+    parts |= named
+    missing = [split for split in SPLITS if split not in parts]
     if missing:
         found = ", ".join(files) or "no file"
         raise DataError(f"{corpus} has {found} but lacks {', '.join(missing)}: {_LAYOUT}")
-    return {split: parts[split] for split in ("train", "valid", "test")}
+    return {split: parts[split] for split in SPLITS}
 
 
 def _check_tags(splits: _Splits) -> None:

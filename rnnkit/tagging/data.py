@@ -12,6 +12,7 @@ from torch import Tensor
 from rnnkit.data.buckets import Batches, BatchLoader, InOrder, SentenceBuckets
 from rnnkit.data.fingerprint import fingerprint
 from rnnkit.data.schemes import Scheme, tag_names
+from rnnkit.data.splits import called, named_files
 from rnnkit.data.vectors import read_vectors
 from rnnkit.tagging.columns import Sentence
 from rnnkit.tagging.corpora import BUILT_IN, read_tagged
@@ -44,7 +45,11 @@ class TaggingData(LightningDataModule):
     Args:
         corpus: announcements, built in; conll2003; or the path of a folder with a file each for
             training, validation and test: a word a line with its tag, a blank line between
-            sentences.
+            sentences. With train, valid and test it is not read.
+        train: Path of the file with the training sentences, instead of the corpus's; null: the
+            corpus has it.
+        valid: The same for validation.
+        test: The same for the test.
         word_column: Column of the words, from 0; negative: from the right.
         tag_column: Column of the tags.
         separator: What stands between columns; null: blanks or tabs.
@@ -86,6 +91,9 @@ class TaggingData(LightningDataModule):
     def __init__(
         self,
         corpus: str = BUILT_IN,
+        train: str | None = None,
+        valid: str | None = None,
+        test: str | None = None,
         word_column: int = 0,
         tag_column: int = -1,
         separator: str | None = None,
@@ -103,7 +111,7 @@ class TaggingData(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.corpus = corpus
+        self.corpus = called(corpus, named_files(train, valid, test))
         self.scheme = scheme
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -111,6 +119,9 @@ class TaggingData(LightningDataModule):
         texts = read_tagged(
             corpus,
             scheme,
+            train=train,
+            valid=valid,
+            test=test,
             file_scheme=file_scheme,
             fix=fix,
             word_column=word_column,

@@ -1,21 +1,33 @@
 """Parallel text: pairs of lines, one a translation of the other, from a name or a path.
 
 A corpus on disk is a folder with `train.SRC` and `train.TGT`, `valid.SRC` and `valid.TGT` (or
-val, or dev) and `test.SRC` and `test.TGT`, where SRC and TGT name the languages; each file may be
-compressed (`.gz`). Instead of a folder, `PATH` stands for files `PATH.train.SRC` and so on. Line n
-of one file belongs to line n of the other.
+dev, and so on) and `test.SRC` and `test.TGT`, where SRC and TGT name the languages; each file may
+be packed (`.gz`, `.bz2`, `.xz`). Instead of a folder, `PATH` stands for files `PATH.train.SRC` and
+so on. Files that are named for a part, by what is before the language, take its place. Line n of
+one file belongs to line n of the other.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rnnkit.data import storage
 from rnnkit.data.files import read_lines
+from rnnkit.data.packing import ENDINGS
 from rnnkit.data.registry import DATASETS, DataError
+from rnnkit.data.splits import (
+    NAMES,
+    OR_NAMED,
+    SPLITS,
+    called,
+    check_not_mixed,
+    folder_files,
+    named_files,
+    two_files,
+)
 from rnnkit.screen.terminal import visible
 from rnnkit.translation import pairs
 from rnnkit.translation.pairs import Pair, Splits
@@ -31,14 +43,10 @@ _BUILT_IN: dict[str, tuple[str, str, Callable[[], Splits]]] = {
 # The languages of named datasets, in their usual direction.
 _LANGUAGES = {"multi30k": ("de", "en")}
 
-_SPLITS = {
-    "train": ("train",),
-    "valid": ("valid", "val", "dev"),
-    "test": ("test", "test_2016_flickr"),
-}
+_NAMES = {**NAMES, "test_2016_flickr": "test"}  # Multi30k's
 _LAYOUT = (
-    "a parallel corpus is a folder with train.SRC, valid.SRC, test.SRC and the same three .TGT, "
-    "plain or .gz"
+    "a parallel corpus is a folder with train.SRC, valid.SRC (or dev.SRC), test.SRC and the same "
+    f"three .TGT, plain or packed{OR_NAMED}, which stands for PATH.SRC and PATH.TGT"
 )
 
 
@@ -64,7 +72,13 @@ class ParallelCorpus:
 
 
 def read_parallel(
-    corpus: str, source: str | None = None, target: str | None = None
+    corpus: str,
+    source: str | None = None,
+    target: str | None = None,
+    *,
+    train: str | None = None,
+    valid: str | None = None,
+    test: str | None = None,
 ) -> ParallelCorpus:
     """Read or make a parallel corpus.
 
@@ -77,19 +91,27 @@ def read_parallel(
             write `./dates` for the folder.
         source: Language to translate from. A named corpus has a usual one.
         target: Language to translate to.
+        train: Path of two training files up to the language, to read instead of the corpus's. With
+            all three, `corpus` is not read.
+        valid: The same for validation.
+        test: The same for the test.
 
     Raises:
         DataError: There is no such corpus or language, a file is missing, empty or unreadable,
             or two files differ in their numbers of lines.
     """
-    if corpus in _BUILT_IN:
+    named = named_files(train, valid, test)
+    corpus = called(corpus, named)
+    made: dict[str, list[Pair]] = {}
+    files: dict[str, Path] = {}
+    if len(named) < len(SPLITS) and corpus in _BUILT_IN:
+        check_not_mixed(corpus, named)
         first, second, make = _BUILT_IN[corpus]
         source, target = _direction(corpus, (first, second), source, target)
-        train, valid, test = make()
+        made = dict(zip(SPLITS, make(), strict=True))
         if source == second:
-            train, valid, test = ([(b, a) for a, b in part] for part in (train, valid, test))
-        return ParallelCorpus(source, target, train, valid, test)
-    if corpus in DATASETS:
+            made = {split: [(b, a) for a, b in part] for split, part in made.items()}
+    elif len(named) < len(SPLITS) and corpus in DATASETS:
         if corpus not in _LANGUAGES:
             raise DataError(
                 f"{corpus} is a dataset for {DATASETS[corpus].task}, not for translation: choose "
@@ -98,32 +120,39 @@ def read_parallel(
         source, target = _direction(corpus, _LANGUAGES[corpus], source, target)
         files = storage.fetch(corpus)
     else:
-        files = _files(corpus)
+        files = {} if len(named) == len(SPLITS) else _files(corpus)
         if source is None or target is None or source == target:
+            found = "" if len(named) == len(SPLITS) else f": found {_found(files)}"
             raise DataError(
                 f"the corpus {corpus} needs a source and a target language, the endings of its "
-                f"files, got {source} and {target}: found {_found(files)}"
+                f"files, got {source} and {target}{found}"
             )
-    paths = _assign(corpus, files, source, target)
-    train, valid, test = (read_pairs(*paths[split]) for split in _SPLITS)
-    for split, part in (("validation", valid), ("test", test)):
+    paths = {
+        split: (_side(path, split, source), _side(path, split, target))
+        for split, path in named.items()
+    }
+    if not made:
+        paths |= _assign(corpus, files, source, target, named)
+    parts = made | {split: read_pairs(*both) for split, both in paths.items()}
+    for name, part in (("validation", parts["valid"]), ("test", parts["test"])):
         if empty := _empty(part):
             _log.warning(
                 "Note: %d of %d %s pairs of %s have an empty line, the first in line %d; they are "
                 "kept and scored.",
-                *(len(empty), len(part), split, visible(corpus), empty[0] + 1),
+                *(len(empty), len(part), name, visible(corpus), empty[0] + 1),
             )
-    empty = _empty(train)
-    if len(empty) == len(train):
+    whole = parts["train"]
+    empty = _empty(whole)
+    if len(empty) == len(whole):
         raise DataError(f"{corpus} has no training pair of which both lines hold text")
     if empty:
         _log.warning(
             "Note: %d of %d training pairs of %s have an empty line, the first in line %d; they "
             "are left out.",
-            *(len(empty), len(train), visible(corpus), empty[0] + 1),
+            *(len(empty), len(whole), visible(corpus), empty[0] + 1),
         )
-        train = [pair for pair in train if _holds_text(pair)]
-    return ParallelCorpus(source, target, train, valid, test, len(empty))
+        parts["train"] = [pair for pair in whole if _holds_text(pair)]
+    return ParallelCorpus(source, target, **parts, empty_pairs=len(empty))
 
 
 def _empty(part: list[Pair]) -> list[int]:
@@ -173,10 +202,12 @@ def _files(corpus: str) -> dict[str, Path]:
     """Files of a corpus on disk, by their names without what they share."""
     path = Path(corpus).expanduser()
     if path.is_dir():
-        return {file.name: file for file in sorted(path.iterdir()) if file.is_file()}
+        return folder_files(path)
     prefix = f"{path.name}."
-    files = sorted(path.parent.glob("*")) if path.parent.is_dir() else []
-    found = {file.name.removeprefix(prefix): file for file in files if file.name.startswith(prefix)}
+    files = folder_files(path.parent) if path.parent.is_dir() else {}
+    found = {
+        name.removeprefix(prefix): file for name, file in files.items() if name.startswith(prefix)
+    }
     if not any(name.startswith("train.") for name in found):
         raise DataError(
             f"there is no parallel corpus {corpus!r}: choose from {_names()}, or give the path of "
@@ -185,17 +216,30 @@ def _files(corpus: str) -> dict[str, Path]:
     return found
 
 
+def _side(path: Path, split: str, language: str) -> Path:
+    """One of the two files of a part that is named by what their names share."""
+    for ending in ("", *ENDINGS):
+        file = path.with_name(f"{path.name}.{language}{ending}")
+        if file.is_file():
+            return file
+    raise DataError(
+        f"there is no file {path}.{language}: --data.{split} PATH stands for PATH.SRC and "
+        "PATH.TGT, each plain or packed"
+    )
+
+
 def _assign(
-    corpus: str, files: Mapping[str, Path], source: str, target: str
+    corpus: str, files: Mapping[str, Path], source: str, target: str, named: Container[str]
 ) -> dict[str, tuple[Path, Path]]:
-    paths: dict[str, list[Path]] = {split: [] for split in _SPLITS}
+    paths: dict[str, list[Path]] = {split: [] for split in SPLITS if split not in named}
     missing = []
-    for split, stems in _SPLITS.items():
+    for split in paths:
+        stems = [stem for stem, meant in _NAMES.items() if meant == split]
         for language in (source, target):
-            names = [f"{stem}.{language}{end}" for stem in stems for end in ("", ".gz")]
+            names = [f"{stem}.{language}{end}" for stem in stems for end in ("", *ENDINGS)]
             found = [name for name in names if name in files]
             if len(found) > 1:
-                raise DataError(f"{corpus} has two files for {split}: {' and '.join(found)}")
+                raise two_files(corpus, split, found[0], found[1])
             if found:
                 paths[split].append(files[found[0]])
             else:
@@ -206,7 +250,7 @@ def _assign(
 
 
 def _found(files: Mapping[str, Path]) -> str:
-    stems = tuple(f"{stem}." for stems in _SPLITS.values() for stem in stems)
+    stems = tuple(f"{stem}." for stem in _NAMES)
     return ", ".join(name for name in files if name.startswith(stems)) or "no file of a corpus"
 
 

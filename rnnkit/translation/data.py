@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rnnkit.data.buckets import Batches, BatchLoader, InOrder, TokenBuckets
 from rnnkit.data.fingerprint import fingerprint
+from rnnkit.data.splits import called, named_files
 from rnnkit.screen.terminal import visible
 from rnnkit.translation.corpora import read_parallel
 from rnnkit.translation.pairs import Pair
@@ -21,7 +22,7 @@ from rnnkit.translation.tokenizers import (
     difference,
     encode_lines,
     from_state_dict,
-    train,
+    train_tokenizer,
 )
 from rnnkit.translation.words import BEGIN, END, PADDING, UNKNOWN, Level
 
@@ -135,7 +136,12 @@ class TranslationData(LightningDataModule):
 
     Args:
         corpus: dates or numbers, built in; multi30k; or the path of a folder with train.SRC,
-            train.TGT and the same two for valid and test, plain or .gz.
+            train.TGT and the same two for valid and test, plain or packed (.gz, .bz2, .xz). With
+            train, valid and test it is not read.
+        train: Path of the training files up to the language, PATH for PATH.SRC and PATH.TGT,
+            instead of the corpus's; null: the corpus has them.
+        valid: The same for validation.
+        test: The same for the test.
         source: Language to translate from: the ending of its files. null: the usual one of a
             named corpus (english of dates, words of numbers, de of multi30k).
         target: Language to translate to. null: as for `source` (iso, digits, en).
@@ -175,6 +181,9 @@ class TranslationData(LightningDataModule):
     def __init__(
         self,
         corpus: str = "dates",
+        train: str | None = None,
+        valid: str | None = None,
+        test: str | None = None,
         source: str | None = None,
         target: str | None = None,
         level: Level = "word",
@@ -189,17 +198,17 @@ class TranslationData(LightningDataModule):
         super().__init__()
         if max_length < 1:
             raise ValueError(f"expected max_length of 1 or more, got {max_length}")
-        self.corpus = corpus
+        self.corpus = called(corpus, named_files(train, valid, test))
         self.batch_tokens = batch_tokens
         self.eval_batch_size = eval_batch_size
         self.seed = seed
-        texts = read_parallel(corpus, source, target)
+        texts = read_parallel(corpus, source, target, train=train, valid=valid, test=test)
         self.source_language, self.target_language = texts.source, texts.target
         self.empty_pairs = texts.empty_pairs
 
         self.min_count = min_count
         self.source_tokenizer, self.target_tokenizer = (
-            train(
+            train_tokenizer(
                 level,
                 [pair[side] for pair in texts.train],
                 min_count=min_count,

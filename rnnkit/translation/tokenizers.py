@@ -24,7 +24,7 @@ _KINDS: dict[Level, type[WordTokenizer | CharacterTokenizer | BPETokenizer]] = {
 }
 
 
-def train(
+def train_tokenizer(
     level: Level, lines: Iterable[str], *, min_count: int, bpe_size: int, lowercase: bool
 ) -> LineTokenizer:
     """Tokenizer for some lines.

@@ -94,8 +94,11 @@ def test_files_are_found_by_a_part_of_their_names(names: tuple[str, ...], tmp_pa
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["train.txt", "train.conll", "dev.txt", "test.txt"], "two files for train: train.conll, "),
-        (["dev.txt", "testa", "train", "test"], "two files for valid: dev.txt, testa"),
+        (
+            ["train.txt", "train.conll", "dev.txt", "test.txt"],
+            "two files for train: train.conll and train.txt: name",
+        ),
+        (["dev.txt", "testa", "train", "test"], "two files for valid: dev.txt and testa"),
         (["dev.txt", "test.txt"], "has dev.txt, test.txt but lacks train: a tagged corpus is a"),
         ([], "has no file but lacks train, valid, test"),
         (["train-dev.txt", "test.txt"], "a file for train and valid at once: train-dev.txt"),
