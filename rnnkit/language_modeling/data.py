@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from rnnkit.data.fingerprint import fingerprint
 from rnnkit.data.splits import called, named_files
-from rnnkit.data.vocabulary import Vocabulary
+from rnnkit.data.vocabulary import UNKNOWN, Vocabulary
 from rnnkit.language_modeling.corpora import Level, read_corpus
 from rnnkit.language_modeling.windows import (
     Window,
@@ -20,8 +21,11 @@ from rnnkit.language_modeling.windows import (
     training_streams,
     window_count,
 )
+from rnnkit.screen.terminal import visible
 
 __all__ = ["LanguageModelingData", "Window", "WindowLoader"]
+
+_log = logging.getLogger(__name__)
 
 TRAIN_EVALUATION_TOKENS = 80_000
 """Training tokens that are scored like a validation text: as many as the Penn Treebank's has."""
@@ -69,6 +73,7 @@ class LanguageModelingData(LightningDataModule):
         tokenizer: The corpus's `Tokenizer`, for prompts and samples.
         validation_stages: What the scores of each validation text are logged under: val first.
         start_index: Id of the token before a text's first: <eos>, or the line end.
+        unknown_shares: Of the tokens of train, valid and test, the share that <unk> stands for.
         train_tokens: Training text, int64 (N,).
         valid_tokens: Validation text, int64 (N,).
         test_tokens: Test text, int64 (N,).
@@ -117,11 +122,29 @@ class LanguageModelingData(LightningDataModule):
         self.train_tokens = self.vocabulary.encode(texts.train)
         self.valid_tokens = self.vocabulary.encode(texts.valid)
         self.test_tokens = self.vocabulary.encode(texts.test)
+        self.unknown_shares = self._unknown_shares()
         self._fingerprint = fingerprint([self.train_tokens.numpy().data])
         # Made once here for their errors: a bad number is told before training starts.
         self.train_dataloader()
         self.val_dataloader()
         self.test_dataloader()
+
+    def _unknown_shares(self) -> dict[str, float]:
+        """Shares that <unk> stands for, told in one line where there are any."""
+        parts = {"train": self.train_tokens, "valid": self.valid_tokens, "test": self.test_tokens}
+        if UNKNOWN not in self.vocabulary:
+            return dict.fromkeys(parts, 0.0)
+        unknown = self.vocabulary.index(UNKNOWN)
+        shares = {
+            name: int((tokens == unknown).sum()) / len(tokens) for name, tokens in parts.items()
+        }
+        told = [f"{100 * share:.1f} % of {name}" for name, share in shares.items() if share]
+        if told:
+            _log.warning(
+                "Note: perplexity counts as one token all that %s stands for in %s: %s.",
+                *(UNKNOWN, visible(self.corpus), ", ".join(told)),
+            )
+        return shares
 
     def train_dataloader(self) -> WindowLoader:
         """Windows of the training text, this process's streams."""

@@ -120,7 +120,7 @@ def split_lines(tokenizer: Tokenizer, text: str) -> list[list[str]]:
 
 
 def encode_lines(vocabulary: Vocabulary, lines: list[list[str]], name: str) -> Tensor:
-    """Ids of all tokens, int64 (N,); says on standard error what is read as `<unk>`.
+    """Ids of all tokens, int64 (N,); says on standard error how many are `<unk>`, or read so.
 
     Args:
         vocabulary: The model's.
@@ -130,7 +130,8 @@ def encode_lines(vocabulary: Vocabulary, lines: list[list[str]], name: str) -> T
     Raises:
         DataError: There is no token, or one that is not known where nothing stands for it.
     """
-    unknown = Counter(token for line in lines for token in line if token not in vocabulary)
+    known = {*vocabulary.tokens} - {UNKNOWN}
+    unknown = Counter(token for line in lines for token in line if token not in known)
     if unknown and UNKNOWN not in vocabulary:
         number = next(i for i, line in enumerate(lines, 1) if not unknown.keys().isdisjoint(line))
         token = next(token for token in lines[number - 1] if token in unknown)
@@ -145,8 +146,9 @@ def encode_lines(vocabulary: Vocabulary, lines: list[list[str]], name: str) -> T
         shown = ", ".join(repr(token) for token, _ in unknown.most_common(_UNKNOWN_SHOWN))
         more = ", ..." if len(unknown) > _UNKNOWN_SHOWN else ""
         print(
-            f"rnnkit score: {unknown.total():,} of {len(ids):,} tokens are not known and read as "
-            f"{UNKNOWN}: {sentence(shown)}{more}",
+            f"rnnkit score: {unknown.total():,} of {len(ids):,} tokens "
+            f"({100 * unknown.total() / len(ids):.1f} %) are read as {UNKNOWN}: "
+            f"{sentence(shown)}{more}",
             file=sys.stderr,
         )
     return ids
@@ -254,8 +256,9 @@ def main(argv: list[str]) -> int:
     segment = arguments.segment
     if segment is None:
         segment = DYNAMIC_SEGMENTS[tokenizer.level] if arguments.dynamic else SEGMENT
-    losses = token_losses(writer.model, ids, start, segment, arguments.dynamic)
-    scores = line_scores(_with_progress(losses, len(ids)), lines)
+    parts = token_losses(writer.model, ids, start, segment, arguments.dynamic)
+    losses = _with_progress(parts, len(ids))
+    scores = line_scores(losses, lines)
     total = Score(math.fsum(score.likelihood for score in scores), len(ids))
     if arguments.per_line:
         print("line\ttokens\tnll\tperplexity\tbits_per_token")
@@ -271,7 +274,13 @@ def main(argv: list[str]) -> int:
         beside = _beside(counted, ids, len(vocabulary), tokenizer.level, start)
         for label, perplexity in beside.items():
             print(f"{label:20}{perplexity:12.4g}{math.log2(perplexity):20.3f}")
-    print(f"{'the model':20}{total.perplexity:12.4g}{total.bits_per_token:20.3f}")
+    shown = {"the model": total}
+    if UNKNOWN in vocabulary:
+        known = ids != vocabulary.index(UNKNOWN)
+        if 0 < (count := int(known.sum())) < len(ids):
+            shown[f"without {UNKNOWN}"] = Score(float(losses[known].sum()), count)
+    for label, score in shown.items():
+        print(f"{label:20}{score.perplexity:12.4g}{score.bits_per_token:20.3f}")
     return 0
 
 

@@ -21,6 +21,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from rnnkit.data.vocabulary import UNKNOWN
 from rnnkit.language_modeling.window_rates import WindowTask
 from rnnkit.language_modeling.windows import IGNORED, Window
 from rnnkit.metrics.perplexity import Perplexity, bits_per_token
@@ -47,7 +48,8 @@ class LanguageModel(WindowTask):
     Training logs `train/loss` (nats per token, and penalties) and `train/ppl` (without), over the
     steps since they were last logged; validation and test log `ppl` and `bits_per_token` under
     `val/` and `test/`, and under `train_eval/` where the data let a validation score the training
-    text too.
+    text too. A test text with unknown words has `test/unknown_percent` besides, their share, and
+    `test/ppl_known`, the perplexity of the other tokens.
 
     Args:
         vocabulary_size: V. From a configuration file it comes from the data.
@@ -194,6 +196,7 @@ class LanguageModel(WindowTask):
         self.validation_perplexity = Perplexity(IGNORED)
         self.train_perplexity = Perplexity(IGNORED)
         self.test_perplexity = Perplexity(IGNORED)
+        self.known_perplexity = Perplexity(IGNORED)
 
     def forward(self, input: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Scores of the token after each input token.
@@ -320,11 +323,26 @@ class LanguageModel(WindowTask):
 
     def test_step(self, window: Window, batch_idx: int) -> None:
         """Score one window of the test text."""
-        self._evaluate(window, self.test_perplexity)
+        logits = self._evaluate(window, self.test_perplexity)
+        if self._unknown_share:
+            data = self.trainer.datamodule  # type: ignore[attr-defined]
+            unknown = window.target == data.vocabulary.index(UNKNOWN)
+            self.known_perplexity.update(logits, window.target.masked_fill(unknown, IGNORED))
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test text."""
         self._log_evaluation("test", self.test_perplexity)
+        if share := self._unknown_share:
+            self.log("test/unknown_percent", 100 * share, sync_dist=True)
+            self.log("test/ppl_known", self.known_perplexity.compute().float(), sync_dist=True)
+            self.known_perplexity.reset()
+
+    @property
+    def _unknown_share(self) -> float:
+        """Of the test tokens, where the data tell it."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        shares: dict[str, float] = getattr(data, "unknown_shares", {})
+        return shares.get("test", 0.0)
 
     @property
     def _perplexities(self) -> dict[str, Perplexity]:
@@ -339,11 +357,13 @@ class LanguageModel(WindowTask):
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         return getattr(data, "validation_stages", ("val",))
 
-    def _evaluate(self, window: Window, perplexity: Perplexity) -> None:
+    def _evaluate(self, window: Window, perplexity: Perplexity) -> Tensor:
         # Texts are scored one after the other, and a text begins at position 0.
         state = None if window.position == 0 else self._evaluation_state
+        logits: Tensor
         logits, self._evaluation_state = self(window.input, state)
         perplexity.update(logits, window.target)
+        return logits
 
     def _log_evaluation(self, stage: str, perplexity: Perplexity) -> None:
         value = perplexity.compute()  # sums over all processes

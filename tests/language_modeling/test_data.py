@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,6 +38,41 @@ def test_vocabulary_and_its_size_are_there_before_training(corpus: str) -> None:
 def test_words_of_the_other_texts_alone_are_unknown(corpus: str) -> None:
     module = data(corpus)
     assert module.vocabulary.decode(module.test_tokens[:3]) == ["the", "<unk>", "cat"]
+
+
+def test_the_share_of_unknown_tokens_of_each_text_is_told_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = {"train": "a b\n" * 5 + "a c\n", "valid": "a b\n" * 5, "test": "a z\n" * 5}
+    for split, text in texts.items():
+        (tmp_path / f"{split}.txt").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        module = data(str(tmp_path), min_count=2)
+    assert module.unknown_shares == {"train": 1 / 18, "valid": 0.0, "test": 1 / 3}
+    (record,) = caplog.records
+    expected = f"<unk> stands for in {tmp_path}: 5.6 % of train, 33.3 % of test."
+    assert expected in record.getMessage()
+
+
+def test_unknown_words_that_a_text_has_itself_count_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("a <unk>\n" * 5)
+    with caplog.at_level(logging.WARNING):
+        assert data(str(tmp_path)).unknown_shares["test"] == 1 / 3
+    assert "33.3 % of valid," in caplog.text
+
+
+def test_nothing_is_said_where_no_token_is_unknown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("a b\n" * 5)
+    with caplog.at_level(logging.WARNING):
+        for level in ("word", "character"):
+            assert not any(data(str(tmp_path), level=level).unknown_shares.values())
+    assert not caplog.records
 
 
 def test_a_batch_is_a_window_of_time_major_ids(corpus: str) -> None:

@@ -179,7 +179,40 @@ def test_unknown_words_are_counted_and_told(checkpoints, capsys, tmp_path):
     (tmp_path / "text.txt").write_text("the zebra sees\na zebra\n")
     status, _, errors = run(capsys, str(tmp_path / "text.txt"), "--ckpt", checkpoints[1]["word"])
     assert status == 0
-    assert "3 of 7 tokens are not known and read as <unk>: 'zebra', 'a'\n" in errors
+    assert "3 of 7 tokens (42.9 %) are read as <unk>: 'zebra', 'a'\n" in errors
+
+
+@pytest.fixture
+def with_unknown(tmp_path):
+    """A model whose training text has <unk> itself."""
+    return make_checkpoint(tmp_path, "word", TRAIN.replace("tree", "<unk>"), TEXT + "<unk> x\n")
+
+
+def test_words_that_a_text_has_as_unknown_are_counted_too(with_unknown, capsys, tmp_path):
+    (tmp_path / "text.txt").write_text("the <unk> sees\na <unk>\n")
+    status, _, errors = run(capsys, str(tmp_path / "text.txt"), "--ckpt", with_unknown)
+    assert status == 0
+    assert "3 of 7 tokens (42.9 %) are read as <unk>: '<unk>', 'a'\n" in errors
+    (tmp_path / "text.txt").write_text("the <unk> sees\n")
+    _, _, errors = run(capsys, str(tmp_path / "text.txt"), "--ckpt", with_unknown)
+    assert "1 of 4 tokens (25.0 %) are read as <unk>: '<unk>'\n" in errors
+    _, _, errors = run(capsys, "--corpus", str(tmp_path / "corpus"), "--ckpt", with_unknown)
+    assert "2 of 15 tokens (13.3 %) are read as <unk>: '<unk>', 'x'\n" in errors
+
+
+def test_the_perplexity_without_unknown_words_stands_below(with_unknown, capsys, tmp_path):
+    text = "the <unk> sees\na dog\n"
+    (tmp_path / "text.txt").write_text(text)
+    model, tokens, start = loaded(with_unknown, text)
+    losses = [loss for i, loss in enumerate(plain_losses(model, tokens, start)) if i not in (1, 4)]
+    _, output, _ = run(capsys, str(tmp_path / "text.txt"), "--ckpt", with_unknown)
+    label, perplexity, bits = output.splitlines()[-1].rsplit(None, 2)
+    assert label == "without <unk>"
+    assert float(perplexity) == pytest.approx(math.exp(sum(losses) / 5), rel=1e-3)
+    assert float(bits) == pytest.approx(sum(losses) / 5 / math.log(2), abs=1e-3)
+    (tmp_path / "text.txt").write_text("the dog sees\n")
+    _, output, errors = run(capsys, str(tmp_path / "text.txt"), "--ckpt", with_unknown)
+    assert "<unk>" not in output + errors
 
 
 @pytest.mark.parametrize(

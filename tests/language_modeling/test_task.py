@@ -6,6 +6,7 @@ from lightning.pytorch import Callback
 from torch.nn import functional as F
 
 from rnnkit.language_modeling.task import LanguageModel
+from rnnkit.language_modeling.windows import IGNORED
 from tests.language_modeling import plain_language_model as plain
 from tests.small_runs import Losses, make_data, make_model, make_trainer, parameters
 
@@ -258,3 +259,27 @@ def test_a_scheduler_may_count_steps(corpus):
     trainer = make_trainer(max_steps=3)
     trainer.fit(model, data)
     assert trainer.optimizers[0].param_groups[0]["lr"] == 0.125
+
+
+@pytest.mark.training
+def test_a_test_tells_the_share_of_unknown_tokens_and_the_perplexity_of_the_others(tmp_path):
+    text = "a b c d\n" * 12
+    for name, content in (("train", text), ("valid", text), ("test", text.replace("c", "z"))):
+        (tmp_path / f"{name}.txt").write_text(content)
+    data = make_data(str(tmp_path))
+    model = make_model(data, init_range=0.9)
+    scores = make_trainer().test(model, data, verbose=False)[0]
+    assert scores["test/unknown_percent"] == pytest.approx(20)
+    losses, state = [], None
+    with torch.no_grad():
+        for window in data.test_dataloader():
+            logits, state = model(window.input, state)
+            losses.append(F.cross_entropy(logits.movedim(2, 1), window.target, reduction="none"))
+    known = torch.cat([window.target for window in data.test_dataloader()])
+    known = (known != IGNORED) & (known != data.vocabulary.index("<unk>"))
+    expected = float(torch.cat(losses)[known].mean().exp())
+    assert scores["test/ppl_known"] == pytest.approx(expected, rel=1e-4)
+    assert scores["test/ppl"] != pytest.approx(expected, rel=1e-2)
+    (tmp_path / "test.txt").write_text(text)
+    scores = make_trainer().test(model, make_data(str(tmp_path)), verbose=False)[0]
+    assert set(scores) == {"test/ppl", "test/bits_per_token"}
