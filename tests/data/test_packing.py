@@ -115,6 +115,14 @@ def test_an_archive_of_files_is_told_with_what_unpacks_it(tmp_path: Path, ending
             assert str(path) in str(error.value)
 
 
+def test_what_zstd_packed_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"\x28\xb5\x2f\xfd\x04\x58\x31\x00\x00one 1\n")
+    for read in (read_lines, read_vectors):
+        with pytest.raises(DataError, match=r"a\.txt is packed by zstd: .*`zstd -d`"):
+            read(path)
+
+
 @pytest.mark.parametrize("ending", PACKED)
 def test_packed_standard_input_is_told(ending: str) -> None:
     content = PACKED[ending](b"some words\n")

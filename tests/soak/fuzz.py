@@ -9,6 +9,7 @@ JSON file.
 import argparse
 import importlib.util
 import json
+import logging
 import random
 import re
 import signal
@@ -182,4 +183,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # notes about thousands of inputs
     sys.exit(main())

@@ -1,6 +1,7 @@
 """The process that atheris fuzzes one target in; `tests.soak.fuzz` starts it."""
 
 import json
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -38,4 +39,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # notes about thousands of inputs
     main()
