@@ -11,20 +11,20 @@ Tags are read as they are written, whatever their scheme.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from itertools import dropwhile
+import logging
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from rnnkit.data.files import read_lines
 from rnnkit.data.registry import DataError
+from rnnkit.screen.terminal import visible
+from rnnkit.tagging import conllu
+from rnnkit.tagging.layout import Column, Layout, find_layout, looks_like_entity_tag
+from rnnkit.tagging.rows import DOCUMENT_START, Row, split_rows, tokens_of
 
-_DOCUMENT_START = "-DOCSTART-"
-
-# Not str.split(): it splits at no-break spaces too, and these occur within tokens.
-_BLANKS = " \t"
-_split_at_blanks = re.compile(f"[{_BLANKS}]+").split
+_log = logging.getLogger(__name__)
 
 
 class Sentence(NamedTuple):
@@ -35,42 +35,64 @@ class Sentence(NamedTuple):
         tags: A tag for each token; empty where the corpus has no tags.
         line: Line of the file that holds the first token, counted from 1.
         document: Document that the sentence belongs to, counted from 0.
+        left_out: Lines between its first and last token that hold no token of it, ascending.
     """
 
     words: list[str]
     tags: list[str]
     line: int
     document: int
+    left_out: tuple[int, ...] = ()
 
-
-class _Row(NamedTuple):
-    line: int
-    fields: list[str]
-    looks_like_comment: bool
+    def line_of(self, position: int) -> int:
+        """Line of the file that holds a token, which is counted from 0."""
+        line = self.line + position
+        for left_out in self.left_out:
+            line += left_out <= line
+        return line
 
 
 def read_columns(
     path: str | Path,
-    word_column: int = 0,
-    tag_column: int | None = -1,
+    word_column: Column | None = None,
+    tag_column: Column | None = -1,
     separator: str | None = None,
+    sentence_column: Column | None = None,
 ) -> list[Sentence]:
-    r"""Read the sentences of a file of columns.
+    r"""Read the sentences of a file of columns, of a table with a header or of CoNLL-U.
 
-    A line whose first column is `-DOCSTART-` ends sentence and document, whatever else it holds.
-    The first document needs no such line, and one without a sentence is not counted.
+    A blank line ends a sentence. A line whose first column is `-DOCSTART-` ends sentence and
+    document, whatever else it holds. The first document needs no such line, and one without a
+    sentence is not counted.
 
-    A line that begins with `# ` is a comment, as in CoNLL-U, where it stands before the first
-    token of a sentence and has another number of columns than the tokens. The token `#` is never
-    taken for one: its line has as many columns as every token's.
+    A line that begins with `#` is a comment where it stands before the first token of a sentence
+    and is no token's: it has another number of columns than the tokens, or what stands in its tag
+    column is no tag, neither O, nor a letter, a hyphen and a type, nor a tag of a line without
+    `#`. The number of such lines is told. Everywhere else it is a token, as hashtags are.
+
+    A header is left out, and told, where a column is named by it, or where it calls one `word`,
+    `token` or `form` and no token has its tag; it may tell by `sentence`, `sentence_id` or
+    `Sentence #` which column tells sentences apart.
+
+    CoNLL-U is what a name in `.conllu` or `.conll-u` says, or the ten columns of the first token.
+    Only words are read: ranges (`3-4`) and empty nodes (`8.1`) are left out, and told; `# newdoc`
+    begins a document. Its columns have the names `id`, `form`, `lemma`, `upos`, `xpos`, `feats`,
+    `head`, `deprel`, `deps` and `misc`.
 
     Args:
         path: The file, in UTF-8; plain or packed by gzip, bzip2 or xz.
-        word_column: Column of the tokens, counted from 0, or from the end if negative.
-        tag_column: Column of the tags, counted likewise. None: leave the tags out, as for a file
-            that has none.
-        separator: What stands between two columns, for example `"\t"` where tokens hold blanks.
-            None: any number of blanks and tabs.
+        word_column: Column of the tokens, counted from 0, or from the end if negative; or its name
+            in a header or in CoNLL-U. None: the one that a header tells, in CoNLL-U `form`, else
+            the first.
+        tag_column: Column of the tags, counted or named likewise; `misc.NER` is the entry `NER=`
+            of CoNLL-U's last column, and O where it lacks one. None: leave the tags out, as for a
+            file that has none.
+        separator: What stands between two columns, for example `"\t"`, also written as a backslash
+            and a t. None: any number of blanks and tabs; tabs alone where only these give each
+            line one number of columns, which is told; in a `.csv` file commas, semicolons or tabs.
+        sentence_column: Column that tells sentences apart, as well as blank lines do: a sentence
+            begins where it holds something, and other than before. None: the one that a header
+            tells, else none.
 
     Raises:
         DataError: The file cannot be read, holds no sentence or lacks a column; or its lines
@@ -81,80 +103,94 @@ def read_columns(
         >>> path = getfixture("tmp_path") / "train.txt"
         >>> _ = path.write_text("Ada B-PER\nwrites O\n\nParis B-LOC\n")
         >>> read_columns(path)[1]
-        Sentence(words=['Paris'], tags=['B-LOC'], line=4, document=0)
+        Sentence(words=['Paris'], tags=['B-LOC'], line=4, document=0, left_out=())
     """
     if separator == "":
         raise ValueError("expected a separator of one character or more, got ''")
+    if separator is not None:
+        separator = separator.replace(r"\t", "\t")  # as a shell hands it on
     path = Path(path).expanduser()
     lines = read_lines(path)
     if not lines:
         raise DataError(f"{path} is empty: expected one token a line and a blank line between")
-    blocks = list(_blocks(lines, separator))
-    rows = [row for block in blocks if block is not None for row in block]
-    # Its number of columns is every token's. A file may hold no other sentence than the token #.
-    first = next((row for row in rows if not row.looks_like_comment), rows[0] if rows else None)
-    if first is None:
+    of_conllu = conllu.is_conllu(path, lines)
+    rows = split_rows(path, lines, "\t" if of_conllu and separator is None else separator)
+    if of_conllu:
+        rows = conllu.words_of(path, rows, tag_column)
+    rows, layout = find_layout(path, rows, word_column, tag_column, sentence_column, of_conllu)
+    sentences = _sentences(path, rows, layout, separator)
+    if not sentences:
         raise DataError(f"{path} has {len(lines)} lines and no sentence: expected one token a line")
-    width = len(first.fields)
-    word_index = _index(path, "word", word_column, first)
-    tag_index = None if tag_column is None else _index(path, "tag", tag_column, first)
-    if word_index == tag_index:
-        raise DataError(
-            f"word column {word_column} and tag column {tag_column} of {path} are the same of "
-            f"{width} in line {first.line}: give tag_column=None if the file has no tags"
-        )
-
-    def is_comment(row: _Row) -> bool:
-        return row.looks_like_comment and len(row.fields) != width
-
-    sentences: list[Sentence] = []
-    document = 0
-    for block in blocks:
-        if block is None:
-            document = sentences[-1].document + 1 if sentences else 0
-        elif tokens := list(dropwhile(is_comment, block)):
-            for row in tokens:
-                if len(row.fields) != width:
-                    raise _ragged(path, row, first, separator)
-            words = _column(path, "token", word_index, tokens)
-            tags = [] if tag_index is None else _column(path, "tag", tag_index, tokens)
-            sentences.append(Sentence(words, tags, tokens[0].line, document))
     return sentences
 
 
-def _blocks(lines: list[str], separator: str | None) -> Iterator[list[_Row] | None]:
-    """Rows between blank lines, with the comments that precede them; None: a document begins."""
-    # With columns that blanks separate, an empty last column is no blank at the end.
-    margin = _BLANKS if separator is None else _BLANKS.replace(separator, "")
-    block: list[_Row] = []
-    for number, line in enumerate(lines, start=1):
-        text = line.strip(margin)
-        fields = _split_at_blanks(text) if separator is None else text.split(separator)
-        starts_document = fields[0] == _DOCUMENT_START
-        if starts_document or not text.strip(_BLANKS):
-            if block:
-                yield block
-                block = []
-            if starts_document:
-                yield None
+def _sentences(
+    path: Path, rows: list[Row], layout: Layout, separator: str | None
+) -> list[Sentence]:
+    width = len(layout.first.fields)
+    is_token = _token_test(rows, layout)
+    comments: list[int] = []
+    sentences: list[Sentence] = []
+    block: list[Row] = []
+    document = 0
+    name = ""
+
+    def end() -> None:
+        if block:
+            sentences.append(_sentence(path, block, layout, document))
+            block.clear()
+
+    for row in rows:
+        if not row.fields:
+            end()
+        elif row.fields[0] == DOCUMENT_START:
+            end()
+            document = sentences[-1].document + 1 if sentences else 0
+        elif not block and row.fields[0].startswith("#") and not is_token(row):
+            comments.append(row.line)
+        elif len(row.fields) != width:
+            raise _ragged(path, row, layout.first, separator)
         else:
-            block.append(_Row(number, fields, text.startswith("# ")))
-    if block:
-        yield block
-
-
-def _index(path: Path, kind: str, column: int, first: _Row) -> int:
-    """A column counted from 0."""
-    width = len(first.fields)
-    if not -width <= column < width:
-        raise DataError(
-            f"{path} has no {kind} column {column}: line {first.line} has {width} columns, "
-            f"{-width} to {width - 1}"
+            if layout.sentence is not None and row.fields[layout.sentence] not in ("", name):
+                end()
+                name = row.fields[layout.sentence]
+            block.append(row)
+    end()
+    if comments:
+        _log.warning(
+            "Note: %d lines of %s that begin with # are read as comments; the first is line %d.",
+            *(len(comments), visible(str(path)), comments[0]),
         )
-    return column % width
+    return sentences
 
 
-def _column(path: Path, kind: str, index: int, rows: list[_Row]) -> list[str]:
+def _token_test(rows: list[Row], layout: Layout) -> Callable[[Row], bool]:
+    """What tells a token from a comment among the lines that begin with #."""
+    width, tag = len(layout.first.fields), layout.tag
+
+    @cache  # for the first such line; most files have none
+    def known() -> set[str]:
+        return {row.fields[tag or 0] for row in tokens_of(rows) if len(row.fields) == width}
+
+    def is_token(row: Row) -> bool:
+        if len(row.fields) != width or tag is None:
+            return len(row.fields) == width
+        return looks_like_entity_tag(row.fields[tag]) or row.fields[tag] in known()
+
+    return is_token
+
+
+def _sentence(path: Path, rows: list[Row], layout: Layout, document: int) -> Sentence:
+    words = _column(path, "token", layout.word, rows)
+    tags = [] if layout.tag is None else _column(path, "tag", layout.tag, rows)
+    first, last = rows[0].line, rows[-1].line
+    left_out: tuple[int, ...] = ()
+    if last - first >= len(rows):
+        left_out = tuple(sorted({*range(first, last)} - {row.line for row in rows}))
+    return Sentence(words, tags, first, document, left_out)
+
+
+def _column(path: Path, kind: str, index: int, rows: list[Row]) -> list[str]:
     column = [row.fields[index] for row in rows]
     if not all(column):
         line = rows[column.index("")].line
@@ -162,9 +198,9 @@ def _column(path: Path, kind: str, index: int, rows: list[_Row]) -> list[str]:
     return column
 
 
-def _ragged(path: Path, row: _Row, first: _Row, separator: str | None) -> DataError:
+def _ragged(path: Path, row: Row, first: Row, separator: str | None) -> DataError:
     if separator is None:
-        advice = 'if columns hold blanks, name their separator, as in separator="\\t"'
+        advice = r"if columns hold blanks and tabs separate them, give --data.separator '\t'"
     else:
         advice = f"they are separated by {separator!r}"
     return DataError(

@@ -1,4 +1,5 @@
 import gzip
+import logging
 import time
 from pathlib import Path
 
@@ -93,10 +94,13 @@ def test_words_alone_are_not_taken_for_their_own_tags(tmp_path: Path) -> None:
     path = file(tmp_path, "\nAda\n")
     with pytest.raises(
         DataError,
-        match=r"word column 0 and tag column -1 of .*tagged\.txt are the same of 1 in line 2: give "
-        "tag_column=None",
+        match=r"tagged\.txt has one column in line 2 and so no tags: expected a word and its tag",
     ):
         read_columns(path)
+    with pytest.raises(
+        DataError, match=r"word column 1 and tag column -1 of .* are the same of 2 in line 1"
+    ):
+        read_columns(file(tmp_path, "Ada B-PER\n"), word_column=1)
 
 
 def test_document_starts_count_documents_and_are_no_sentence(tmp_path: Path) -> None:
@@ -140,12 +144,65 @@ def test_a_file_may_hold_nothing_but_number_signs(tmp_path: Path) -> None:
     assert words(read_columns(file(tmp_path, "#\n\n#\n"), tag_column=None)) == [["#"], ["#"]]
 
 
-@pytest.mark.parametrize("line", ["#", "#tag", "#tag x O"])
-def test_a_damaged_line_is_not_passed_over_as_a_comment(tmp_path: Path, line: str) -> None:
-    with pytest.raises(
-        DataError, match=rf"expected 2 columns .* got {len(line.split())} in line 3"
-    ):
-        read_columns(file(tmp_path, f"Ada B-PER\n\n{line}\nwrites O\n"))
+# Each begins a file of German, of five columns and so on, in the manner of a public corpus.
+COMMENTS = {
+    "a comment with as many tabs": (
+        "#\thttp://example.org/a\t[2009-10-17]\t\n1\tIn\tO\tO\n2\tUlm\tB-LOC\tO\n",
+        {"word_column": 1, "tag_column": 2},
+    ),
+    "a comment with as many blanks": ("# id 0372\tdomain=dev\nIn _ _ O\nUlm _ _ B-LOC\n", {}),
+    "a text of as many words": (
+        "# text = In Ulm\n1\tIn\tO\t-\t-\n2\tUlm\tB-LOC\t-\t-\n",
+        {"word_column": 1, "tag_column": 2},
+    ),
+    "a text that ends like a tag": (
+        "# text = by E-mail\n1\tIn\t-\t-\tO\n2\tUlm\t-\t-\tB-LOC\n",
+        {"word_column": 1},
+    ),
+    "no blank after the sign": ("#id=1\nIn O\nUlm B-LOC\n", {}),
+    "the sign alone": ("#\nIn O\nUlm B-LOC\n", {}),
+}
+
+
+@pytest.mark.parametrize("kind", COMMENTS)
+@pytest.mark.parametrize("separator", [None, "\t"])
+def test_comments_are_no_tokens_whatever_their_columns(
+    tmp_path: Path, kind: str, separator: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    text, options = COMMENTS[kind]
+    if separator and "\t" not in text.splitlines()[1]:
+        text = text.replace(" ", "\t")
+    path = file(tmp_path, f"{text}\n{text}")
+    with caplog.at_level(logging.WARNING):
+        found = read_columns(path, separator=separator, **options)
+    assert [each[:2] for each in found] == [(["In", "Ulm"], ["O", "B-LOC"])] * 2
+    assert [each.line for each in found] == [2, 6]
+    (record,) = caplog.records
+    assert f"2 lines of {path} that begin with # are read as comments" in record.getMessage()
+    assert "the first is line 1" in record.getMessage()
+
+
+@pytest.mark.parametrize("separator", [None, "\t"])
+def test_hashtags_and_number_signs_are_tokens(
+    tmp_path: Path, separator: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "#nlp\tO\n#\tO\nAda\tB-PER\n\n#1\tO\n\n#\tO\n1\tO\n\n#x\tB-MISC\n"
+    with caplog.at_level(logging.WARNING):
+        found = read_columns(file(tmp_path, text), separator=separator)
+    assert words(found) == [["#nlp", "#", "Ada"], ["#1"], ["#", "1"], ["#x"]]
+    assert not caplog.records
+
+
+def test_a_number_sign_with_a_bare_class_is_a_token_where_other_rows_have_the_class(
+    tmp_path: Path,
+) -> None:
+    found = read_columns(file(tmp_path, "# NOUN\n1 NUM\n\nNo NOUN\n\n# text\nfour NUM\n"))
+    assert words(found) == [["#", "1"], ["No"], ["four"]]
+
+
+def test_a_file_of_comments_alone_has_no_sentence(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has 2 lines and no sentence"):
+        read_columns(file(tmp_path, "# text = nothing\n# follows here now\n"))
 
 
 def test_a_comment_within_a_sentence_is_refused(tmp_path: Path) -> None:

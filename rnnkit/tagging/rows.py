@@ -1,0 +1,150 @@
+"""Lines of a file as rows of columns: what separates them where nobody says so."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
+from typing import NamedTuple
+
+from rnnkit.data.registry import DataError
+from rnnkit.screen.terminal import visible
+
+_log = logging.getLogger(__name__)
+
+DOCUMENT_START = "-DOCSTART-"
+"""First column of a line that begins a document."""
+
+# Not str.split(): it splits at no-break spaces too, and these occur within tokens.
+_BLANKS = " \t"
+_split_at_blanks = re.compile(f"[{_BLANKS}]+").split
+
+_PACKED = (".gz", ".xz", ".bz2")
+_CSV_SEPARATORS = (",", ";", "\t")
+
+
+class Row(NamedTuple):
+    """A line of a file.
+
+    Attributes:
+        line: Its number, counted from 1.
+        fields: What stands in its columns; none of a blank line.
+    """
+
+    line: int
+    fields: list[str]
+
+
+def tokens_of(rows: Iterable[Row]) -> Iterator[Row]:
+    """The rows that are no blank line, no beginning of a document and can't be a comment."""
+    for row in rows:
+        if row.fields and not row.fields[0].startswith("#") and row.fields[0] != DOCUMENT_START:
+            yield row
+
+
+def ending(path: Path) -> str:
+    """Ending of a file's name in lower case, that of its compression left out."""
+    name = path.name.lower()
+    for packed in _PACKED:
+        name = name.removesuffix(packed)
+    return PurePath(name).suffix
+
+
+def split_rows(path: Path, lines: list[str], separator: str | None) -> list[Row]:
+    """Lines in their columns.
+
+    Blanks around a column are no part of it. A file whose name ends in `.csv`, and any that commas
+    separate, may quote its columns.
+
+    Args:
+        path: Where the lines come from, for errors and notes.
+        lines: The lines.
+        separator: What stands between two columns. None: in a `.csv` file the first of comma,
+            semicolon and tab that its first line has; else tabs alone where they give every token
+            one number of columns and blanks do not, which is told; else any blanks and tabs.
+
+    Raises:
+        DataError: A quote has no end in its line.
+    """
+    delimiter = _csv_delimiter(path, lines, separator)
+    if delimiter:
+        return _split_csv(path, lines, delimiter)
+    if separator is None:
+        rows = [Row(number, _at_blanks(line)) for number, line in enumerate(lines, start=1)]
+        if not _tabs_alone(path, lines, rows):
+            return rows
+        separator = "\t"
+    # An empty first or last column is no blank at an end of the line.
+    margin = "".join(blank for blank in _BLANKS if blank not in separator)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        fields = [field.strip(_BLANKS) for field in line.strip(margin).split(separator)]
+        rows.append(Row(number, fields if any(fields) else []))
+    return rows
+
+
+def likely_separator(rows: list[Row]) -> str | None:
+    """What would separate the tokens of one column into several, as many in each row."""
+    tokens = list(tokens_of(rows))
+    for separator in (",", ";", "|"):
+        counts = {row.fields[0].count(separator) for row in tokens}
+        if len(counts) == 1 and counts != {0}:
+            return separator
+    return None
+
+
+def _at_blanks(line: str) -> list[str]:
+    text = line.strip(_BLANKS)
+    return _split_at_blanks(text) if text else []
+
+
+def _tabs_alone(path: Path, lines: list[str], rows: list[Row]) -> bool:
+    """Whether tabs separate the columns, and blanks stand within them or in comments only."""
+    if not any("\t" in line for line in lines):
+        return False
+    tokens = list(tokens_of(rows))
+    widths = {len(row.fields) for row in tokens}
+    tabs = {lines[row.line - 1].count("\t") for row in tokens}
+    if len(tabs) != 1 or tabs == {0}:
+        return False
+    width = tabs.pop() + 1
+    if len(widths) == 1:
+        return widths == {width}
+    other = next(row.line for row in tokens if len(row.fields) != width)
+    _log.warning(
+        "Note: tabs alone separate the columns of %s, for blanks would give line %d another number "
+        "of columns.",
+        *(visible(str(path)), other),
+    )
+    return True
+
+
+def _csv_delimiter(path: Path, lines: list[str], separator: str | None) -> str | None:
+    if separator == ",":
+        return separator
+    if ending(path) != ".csv" or separator not in (None, *_CSV_SEPARATORS):
+        return None
+    if separator is None:
+        first = next((line for line in lines if line.strip() and not line.startswith("#")), "")
+        separator = next((one for one in _CSV_SEPARATORS if one in first), None)
+    return separator
+
+
+def _split_csv(path: Path, lines: list[str], delimiter: str) -> list[Row]:
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    rows: list[Row] = []
+    try:
+        for record in reader:
+            number = len(rows) + 1
+            if reader.line_num != number:
+                raise csv.Error("it ends in another line")
+            fields = [field.strip(_BLANKS) for field in record]
+            rows.append(Row(number, fields if any(fields) else []))
+    except csv.Error as error:
+        raise DataError(
+            f"{path} is no CSV: a quote in line {len(rows) + 1} does not end as it should "
+            f'({error}); a quote that is a token is written as """"'
+        ) from error
+    return rows
