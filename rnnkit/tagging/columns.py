@@ -12,6 +12,7 @@ Tags are read as they are written, whatever their scheme.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,19 @@ from rnnkit.tagging.layout import Column, Layout, find_layout, looks_like_entity
 from rnnkit.tagging.rows import DOCUMENT_START, Row, split_rows, tokens_of
 
 _log = logging.getLogger(__name__)
+
+# Longer sentences are rarely meant: legal texts have some of 500 tokens.
+_LONG = 1000
+# One sentence is a file by intent as long as a person may have written it for a trial.
+_LONG_ALONE = 100
+# So many sentences in a row of one token each are not written by intent.
+_MANY_OF_ONE = 100
+
+# Characters without ink: blanks, controls, joiners, selectors of a glyph, fillers and tags.
+_UNSEEN = re.compile(
+    "[\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f"
+    "\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]+"
+)
 
 
 class Sentence(NamedTuple):
@@ -121,6 +135,7 @@ def read_columns(
     sentences = _sentences(path, rows, layout, separator)
     if not sentences:
         raise DataError(f"{path} has {len(lines)} lines and no sentence: expected one token a line")
+    _tell_unusual(path, sentences)
     return sentences
 
 
@@ -207,3 +222,43 @@ def _ragged(path: Path, row: Row, first: Row, separator: str | None) -> DataErro
         f"expected {len(first.fields)} columns as in line {first.line} of {path}, got "
         f"{len(row.fields)} in line {row.line}: {advice}"
     )
+
+
+def _tell_unusual(path: Path, sentences: list[Sentence]) -> None:
+    """Tell what files seldom hold by intent: sentences without an end, tokens without ink."""
+    place = visible(str(path))
+    longest = max(sentences, key=lambda sentence: len(sentence.words))
+    advice = (
+        "put one after each sentence, or name a column that tells sentences apart with "
+        "--data.sentence_column"
+    )
+    if len(sentences) == 1 and len(longest.words) > _LONG_ALONE:
+        _log.warning(
+            "Note: %s has no blank line, so its %s tokens are one sentence: %s.",
+            *(place, f"{len(longest.words):,}", advice),
+        )
+    elif len(longest.words) > _LONG:
+        _log.warning(
+            "Note: the sentence in line %d of %s has %s tokens; if blank lines are missing, %s.",
+            *(longest.line, place, f"{len(longest.words):,}", advice),
+        )
+    elif len(longest.words) == 1 and len(sentences) >= _MANY_OF_ONE:
+        _log.warning(
+            "Note: each of the %s sentences of %s is one token, for a blank line follows it.",
+            *(f"{len(sentences):,}", place),
+        )
+    words = {word for sentence in sentences for word in sentence.words}
+    unseen = {word for word in words if _UNSEEN.fullmatch(word)}
+    if unseen:
+        found = [
+            (word, sentence.line_of(position))
+            for sentence in sentences
+            for position, word in enumerate(sentence.words)
+            if word in unseen
+        ]
+        word, line = found[0]
+        _log.warning(
+            "Note: %s tokens of %s are nothing but characters that nobody can see; the first, "
+            "%s, in line %d.",
+            *(f"{len(found):,}", place, f"U+{ord(word[0]):04X}", line),
+        )

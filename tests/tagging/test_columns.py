@@ -306,6 +306,50 @@ def test_a_hundred_thousand_lines_are_read_in_two_seconds_of_one_core(tmp_path: 
     assert all(len(sentence.words) == 24 for sentence in found)
 
 
+def told(caplog: pytest.LogCaptureFixture, path: Path) -> list[str]:
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        read_columns(path)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_file_that_is_one_long_sentence_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (message,) = told(caplog, file(tmp_path, "word O\n" * 101))
+    assert "tagged.txt has no blank line, so its 101 tokens are one sentence" in message
+    assert "--data.sentence_column" in message
+    assert not told(caplog, file(tmp_path, "word O\n" * 100))
+
+
+def test_a_long_sentence_is_told_with_its_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = file(tmp_path, "Ada B-PER\n\n" + "word O\n" * 1001)
+    (message,) = told(caplog, path)
+    assert f"the sentence in line 3 of {path} has 1,001 tokens" in message
+    assert not told(caplog, file(tmp_path, "Ada B-PER\n\n" + "word O\n" * 1000))
+
+
+def test_a_blank_line_after_each_token_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (message,) = told(caplog, file(tmp_path, "word O\n\n" * 100))
+    assert "each of the 100 sentences of" in message
+    assert not told(caplog, file(tmp_path, "word O\n\n" * 99 + "a O\nb O\n"))
+
+
+def test_tokens_that_nobody_can_see_are_kept_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    unseen = ["\u200b", "\u00ad", "\ufe0f", "\u200d\ufe0f", "\ufeff", "\u00a0"]
+    text = "".join(f"{token} O\n" for token in ["Ada", *unseen, "co\u00adop", "❤\ufe0f"])
+    (message,) = told(caplog, file(tmp_path, text))
+    assert "6 tokens of" in message
+    assert "the first, U+200B, in line 2" in message
+    assert read_columns(tmp_path / "tagged.txt")[0].words[1:7] == unseen
+
+
 @pytest.mark.data
 def test_conll2003_has_the_published_counts(real_data: Path) -> None:
     folder = real_data / "conll2003"
