@@ -23,7 +23,7 @@ from rnnkit.data.registry import DataError
 from rnnkit.screen.terminal import visible
 from rnnkit.tagging import conllu
 from rnnkit.tagging.layout import Column, Layout, find_layout, looks_like_entity_tag
-from rnnkit.tagging.rows import DOCUMENT_START, Row, split_rows, tokens_of
+from rnnkit.tagging.rows import DOCUMENT_START, Row, first_of, split_rows, tokens_of
 
 _log = logging.getLogger(__name__)
 
@@ -131,8 +131,12 @@ def read_columns(
     rows = split_rows(path, lines, "\t" if of_conllu and separator is None else separator)
     if of_conllu:
         rows = conllu.words_of(path, rows, tag_column)
-    rows, layout = find_layout(path, rows, word_column, tag_column, sentence_column, of_conllu)
-    sentences = _sentences(path, rows, layout, separator)
+    sentences: list[Sentence] = []
+    first = first_of(rows)
+    if first is not None:
+        columns = (word_column, tag_column, sentence_column)
+        rows, layout = find_layout(path, rows, first, *columns, of_conllu)
+        sentences = _sentences(path, rows, layout, separator)
     if not sentences:
         raise DataError(f"{path} has {len(lines)} lines and no sentence: expected one token a line")
     _tell_unusual(path, sentences)

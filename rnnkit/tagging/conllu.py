@@ -132,7 +132,7 @@ def _with_entry(path: Path, rows: list[Row], tag_column: int | str | None) -> li
         )
     if not any(key in each for each in entries):
         _log.warning(
-            "Note: in %s no MISC has an %s=, so every tag is O; there are %s.",
+            "Note: no MISC of %s has %s=, so every tag is O; it has %s.",
             *(visible(str(path)), visible(key), visible(keys)),
         )
     return [

@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 from rnnkit.data.registry import DataError
 from rnnkit.screen.terminal import visible
 from rnnkit.tagging import conllu
-from rnnkit.tagging.rows import DOCUMENT_START, Row, likely_separator, tokens_of
+from rnnkit.tagging.rows import Row, first_of, likely_separator, tokens_of
 
 _log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ def looks_like_entity_tag(tag: str) -> bool:
 def find_layout(
     path: Path,
     rows: list[Row],
+    first: Row,
     word_column: Column | None,
     tag_column: Column | None,
     sentence_column: Column | None,
@@ -63,9 +64,8 @@ def find_layout(
     of the tokens, and that of the sentences if it calls one sentence, sentence_id and the like.
 
     Raises:
-        DataError: There is no token, no such column, or one column for words and tags.
+        DataError: There is no such column, one for words and tags, or nothing below a header.
     """
-    first = _first(path, rows)
     wanted = {"word": word_column, "tag": tag_column, "sentence": sentence_column}
     indices: dict[str, int | None]
     if of_conllu:
@@ -76,7 +76,10 @@ def find_layout(
         indices = {kind: _named(path, kind, each, first) for kind, each in wanted.items()}
         _tell_header(path, first, indices)
         rows = [row for row in rows if row is not first]
-        first = _first(path, rows)
+        below = first_of(rows)
+        if below is None:
+            raise DataError(f"{path} has a header in line {first.line} and no token below it")
+        first = below
     else:
         indices = {kind: each for kind, each in wanted.items() if not isinstance(each, str)}
     word, tag, sentence = (
@@ -87,17 +90,6 @@ def find_layout(
     if word == tag:
         raise _same(path, rows, first, word_column, tag_column)
     return rows, Layout(first, word, tag, sentence)
-
-
-def _first(path: Path, rows: list[Row]) -> Row:
-    """The first token's row."""
-    # A file may hold no other sentence than the token #, which looks like a comment.
-    others = (row for row in rows if row.fields and row.fields[0] != DOCUMENT_START)
-    first = next(tokens_of(rows), None) or next(others, None)
-    if first is None:
-        lines = rows[-1].line if rows else 0
-        raise DataError(f"{path} has {lines} lines and no sentence: expected one token a line")
-    return first
 
 
 def _plain(name: str) -> str:

@@ -37,6 +37,13 @@ class Row(NamedTuple):
     fields: list[str]
 
 
+def first_of(rows: list[Row]) -> Row | None:
+    """The row of a token, whose number of columns is every token's."""
+    # A file may hold no other sentence than the token #, which looks like a comment.
+    others = (row for row in rows if row.fields and row.fields[0] != DOCUMENT_START)
+    return next(tokens_of(rows), None) or next(others, None)
+
+
 def tokens_of(rows: Iterable[Row]) -> Iterator[Row]:
     """The rows that are no blank line, no beginning of a document and can't be a comment."""
     for row in rows:
@@ -70,19 +77,17 @@ def split_rows(path: Path, lines: list[str], separator: str | None) -> list[Row]
     """
     delimiter = _csv_delimiter(path, lines, separator)
     if delimiter:
-        return _split_csv(path, lines, delimiter)
+        return _rows(_csv_records(path, lines, delimiter))
     if separator is None:
-        rows = [Row(number, _at_blanks(line)) for number, line in enumerate(lines, start=1)]
+        rows = _rows(map(_at_blanks, lines))
         if not _tabs_alone(path, lines, rows):
             return rows
         separator = "\t"
     # An empty first or last column is no blank at an end of the line.
     margin = "".join(blank for blank in _BLANKS if blank not in separator)
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        fields = [field.strip(_BLANKS) for field in line.strip(margin).split(separator)]
-        rows.append(Row(number, fields if any(fields) else []))
-    return rows
+    return _rows(
+        [field.strip(_BLANKS) for field in line.strip(margin).split(separator)] for line in lines
+    )
 
 
 def likely_separator(rows: list[Row]) -> str | None:
@@ -93,6 +98,19 @@ def likely_separator(rows: list[Row]) -> str | None:
         if len(counts) == 1 and counts != {0}:
             return separator
     return None
+
+
+def _rows(lines: Iterable[list[str]]) -> list[Row]:
+    """Rows of fields; of blank lines that follow each other the first, for it ends the sentence."""
+    rows: list[Row] = []
+    blank = False
+    for number, fields in enumerate(lines, start=1):
+        if any(fields):
+            rows.append(Row(number, fields))
+        elif not blank:
+            rows.append(Row(number, []))
+        blank = not rows[-1].fields
+    return rows
 
 
 def _at_blanks(line: str) -> list[str]:
@@ -132,19 +150,17 @@ def _csv_delimiter(path: Path, lines: list[str], separator: str | None) -> str |
     return separator
 
 
-def _split_csv(path: Path, lines: list[str], delimiter: str) -> list[Row]:
+def _csv_records(path: Path, lines: list[str], delimiter: str) -> Iterator[list[str]]:
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
-    rows: list[Row] = []
+    line = 1
     try:
         for record in reader:
-            number = len(rows) + 1
-            if reader.line_num != number:
+            if reader.line_num != line:
                 raise csv.Error("it ends in another line")
-            fields = [field.strip(_BLANKS) for field in record]
-            rows.append(Row(number, fields if any(fields) else []))
+            yield [field.strip(_BLANKS) for field in record]
+            line += 1
     except csv.Error as error:
         raise DataError(
-            f"{path} is no CSV: a quote in line {len(rows) + 1} does not end as it should "
-            f'({error}); a quote that is a token is written as """"'
+            f"{path} is no CSV: a quote in line {line} does not end as it should ({error}); a "
+            'quote that is a token is written as """"'
         ) from error
-    return rows

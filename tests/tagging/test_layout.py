@@ -111,5 +111,5 @@ def test_a_name_that_the_header_lacks_is_told_with_those_it_has(tmp_path: Path) 
 def test_a_name_needs_a_header_and_tokens_below_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no tag column 'tag': line 1 names #, O"):
         read_columns(write(tmp_path, "# O\n", "train.txt"), tag_column="tag")
-    with pytest.raises(DataError, match=r"no sentence"):
+    with pytest.raises(DataError, match=r"a header in line 1 and no token below it"):
         read_columns(write(tmp_path, "word,tag\n"), tag_column="tag")
