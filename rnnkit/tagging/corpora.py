@@ -40,6 +40,7 @@ from rnnkit.data.splits import (
 from rnnkit.screen.terminal import UNSAFE, visible
 from rnnkit.tagging.announcements import announcements
 from rnnkit.tagging.columns import Sentence, read_columns
+from rnnkit.tagging.layout import Column
 
 _log = logging.getLogger(__name__)
 
@@ -84,9 +85,10 @@ def read_tagged(
     test: str | None = None,
     file_scheme: Scheme | None = None,
     fix: bool = False,
-    word_column: int = 0,
-    tag_column: int = -1,
+    word_column: Column | None = None,
+    tag_column: Column = -1,
     separator: str | None = None,
+    sentence_column: Column | None = None,
 ) -> TaggedCorpus:
     """Read or make a tagged corpus.
 
@@ -100,9 +102,10 @@ def read_tagged(
         test: The same for the test.
         file_scheme: Scheme of the tags in the files; None: the one that they all fit.
         fix: Read tags that break `file_scheme` as conlleval does, and warn how many there are.
-        word_column: Column of the words, from 0; negative: from the right.
+        word_column: As for `read_columns`, which says what is read; so are the next three.
         tag_column: Column of the tags.
-        separator: What stands between columns; None: blanks or tabs.
+        separator: What stands between columns.
+        sentence_column: Column that tells sentences apart.
 
     Raises:
         DataError: There is no such corpus, a file is missing or makes no sense, a tag breaks the
@@ -111,7 +114,7 @@ def read_tagged(
     """
     named = named_files(train, valid, test)
     corpus = called(corpus, named)
-    splits = _read(corpus, named, word_column, tag_column, separator)
+    splits = _read(corpus, named, word_column, tag_column, separator, sentence_column)
     _check_tags(splits)
     if file_scheme is None:
         file_scheme = _detect(corpus, splits)
@@ -156,10 +159,16 @@ def read_tagged(
 def _read(
     corpus: str,
     named: Mapping[str, Path],
-    word_column: int,
-    tag_column: int,
+    word_column: Column | None,
+    tag_column: Column,
     separator: str | None,
+    sentence_column: Column | None,
 ) -> _Splits:
+    if tag_column is None:  # a configuration may say null
+        raise DataError(
+            "tag_column is null, and without tags there is nothing to learn: give the number or "
+            "the name of their column, as in --data.tag_column -1"
+        )
     made: _Splits = {}
     paths = named
     if len(named) < len(SPLITS) and corpus == BUILT_IN:
@@ -168,10 +177,8 @@ def _read(
         made = {name: (f"{corpus} ({name})", sentences) for name, sentences in parts}
     elif len(named) < len(SPLITS):
         paths = tagged_files(corpus, named)
-    read = {
-        name: (str(path), read_columns(path, word_column, tag_column, separator))
-        for name, path in paths.items()
-    }
+    columns = word_column, tag_column, separator, sentence_column
+    read = {name: (str(path), read_columns(path, *columns)) for name, path in paths.items()}
     return {name: (made | read)[name] for name in SPLITS}
 
 

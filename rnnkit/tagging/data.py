@@ -16,6 +16,7 @@ from rnnkit.data.splits import called, named_files
 from rnnkit.data.vectors import read_vectors
 from rnnkit.tagging.columns import Sentence
 from rnnkit.tagging.corpora import BUILT_IN, read_tagged
+from rnnkit.tagging.layout import Column
 from rnnkit.tagging.words import Sentences, WordEncoder, normalize, padded
 
 
@@ -36,7 +37,7 @@ class TaggedSentences(NamedTuple):
 
 
 class TaggingData(LightningDataModule):
-    """Sentences with a tag on each word, read when the object is made.
+    r"""Sentences with a tag on each word, read when the object is made.
 
     Training batches hold sentences of similar length, shuffled anew each epoch; validation and
     test keep the order of their files and every sentence. On W devices each has 1/W of the
@@ -50,9 +51,14 @@ class TaggingData(LightningDataModule):
             corpus has it.
         valid: The same for validation.
         test: The same for the test.
-        word_column: Column of the words, from 0; negative: from the right.
-        tag_column: Column of the tags.
-        separator: What stands between columns; null: blanks or tabs.
+        word_column: Column of the words: its number, from 0 or negative from the right, or its name
+            in a header or in CoNLL-U; null: the one that a header tells, in CoNLL-U form, else 0.
+        tag_column: Column of the tags likewise; of CoNLL-U it is to be named, as in upos, xpos or
+            deprel, or misc.NER for the entries NER= of its last column.
+        separator: What stands between columns, such as '\t'; null: blanks or tabs, tabs alone
+            where tokens hold blanks, and commas, semicolons or tabs in .csv files.
+        sentence_column: Column that tells sentences apart, besides blank lines; null: the one that
+            a header tells, if any.
         file_scheme: Scheme of the files' tags: IOB1, BIO, BILOU or BIOES; null: the one they fit.
         scheme: Scheme of the model's tags.
         fix: Read tags that break the files' scheme as conlleval does, and warn how many there are;
@@ -94,9 +100,10 @@ class TaggingData(LightningDataModule):
         train: str | None = None,
         valid: str | None = None,
         test: str | None = None,
-        word_column: int = 0,
-        tag_column: int = -1,
+        word_column: Column | None = None,
+        tag_column: Column = -1,
         separator: str | None = None,
+        sentence_column: Column | None = None,
         file_scheme: Scheme | None = None,
         scheme: Scheme = "BILOU",
         fix: bool = False,
@@ -127,6 +134,7 @@ class TaggingData(LightningDataModule):
             word_column=word_column,
             tag_column=tag_column,
             separator=separator,
+            sentence_column=sentence_column,
         )
         self._train, self._valid, self._test = texts.train, texts.valid, texts.test
         self.tags = tag_names(texts.types, scheme)

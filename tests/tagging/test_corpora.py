@@ -63,6 +63,18 @@ def test_columns_and_their_separator_are_chosen(tmp_path: Path) -> None:
     assert texts.test[0].tags == ["B-LOC", "O"]
 
 
+def test_a_folder_may_hold_conllu_with_entities_in_misc(tmp_path: Path) -> None:
+    rows = [("Ada", "PROPN", "NER=B-PER"), ("writes", "VERB", "_"), (".", "PUNCT", "NER=O")]
+    text = "# sent_id = 1\n" + "".join(
+        f"{n}\t{word}\t_\t{pos}\t_\t_\t_\t_\t_\t{misc}\n"
+        for n, (word, pos, misc) in enumerate(rows, start=1)
+    )
+    for name in ("xx-ud-train.conllu", "xx-ud-dev.conllu", "xx-ud-test.conllu"):
+        (tmp_path / name).write_text(text)
+    texts = read_tagged(str(tmp_path), "BIO", tag_column="misc.NER")
+    assert [each[:3] for each in texts.valid] == [(["Ada", "writes", "."], ["B-PER", "O", "O"], 2)]
+
+
 def test_a_built_in_corpus_has_its_sentences(tmp_path: Path) -> None:
     train, valid, test = announcements()
     texts = read_tagged("announcements", "BIO")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from rnnkit.cli import main
 from rnnkit.data.buckets import BatchLoader, SentenceBuckets
 from rnnkit.data.registry import DataError
 from rnnkit.data.schemes import tag_names
@@ -259,3 +260,39 @@ def test_an_epoch_ends_where_the_trainer_ends_it(limit: int | float, batches: in
     next(iterator)
     state = loader.state_dict()
     assert (state["epoch"], state["position"], state["batches"]) == (1, 0, 5)
+
+
+FIT = [
+    *("fit", "-c", "tagging/announcements", "--trainer.fast_dev_run", "1"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    *("--model.hidden_size", "8", "--model.embedding_size", "8", "--data.corpus"),
+]
+
+
+def table(folder: Path, text: str) -> str:
+    """A folder of three files with the same text."""
+    folder.mkdir()
+    for name in ("train", "valid", "test"):
+        (folder / f"{name}.txt").write_text(text)
+    return str(folder)
+
+
+@pytest.mark.training
+def test_options_for_columns_are_taken_as_a_shell_hands_them_on(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tabs = table(tmp_path / "tabs", "New York\tB-LOC\nin\tO\n")
+    assert main([*FIT, tabs, "--data.separator", r"\t"]) == 0
+    assert "Note:" not in caplog.text
+    named = table(tmp_path / "named", "no\tstring\tner\n7\tAda\tB-PER\n8\tNew York\tO\n")
+    columns = ("--data.word_column", "string", "--data.tag_column", "ner")
+    assert main([*FIT, named, *columns, "--data.sentence_column", "no"]) == 0
+    assert "string names the tokens, ner the tags, and no begins the sentences" in caplog.text
+    assert main([*FIT, tabs, "--data.tag_column", "null"]) == 1
+    assert (
+        "tag_column is null, and without tags there is nothing to learn" in capsys.readouterr().err
+    )
