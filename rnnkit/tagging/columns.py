@@ -85,8 +85,8 @@ def read_columns(
     `#`. The number of such lines is told. Everywhere else it is a token, as hashtags are.
 
     A header is left out, and told, where a column is named by it, or where it calls one `word`,
-    `token` or `form` and no token has its tag; it may tell by `sentence`, `sentence_id` or
-    `Sentence #` which column tells sentences apart.
+    `token` or `form`, or that of the tags `tag`, `label`, `ner` or `pos`, and no token has its tag.
+    It may tell by `sentence`, `sentence_id` or `Sentence #` which column tells sentences apart.
 
     CoNLL-U is what a name in `.conllu` or `.conll-u` says, or the ten columns of the first token.
     Only words are read: ranges (`3-4`) and empty nodes (`8.1`) are left out, and told; `# newdoc`
@@ -128,7 +128,9 @@ def read_columns(
     if not lines:
         raise DataError(f"{path} is empty: expected one token a line and a blank line between")
     of_conllu = conllu.is_conllu(path, lines)
-    rows = split_rows(path, lines, "\t" if of_conllu and separator is None else separator)
+    if of_conllu and separator is None:
+        separator = "\t"
+    rows, separator = split_rows(path, lines, separator)
     if of_conllu:
         rows = conllu.words_of(path, rows, tag_column)
     sentences: list[Sentence] = []
@@ -238,8 +240,8 @@ def _tell_unusual(path: Path, sentences: list[Sentence]) -> None:
     )
     if len(sentences) == 1 and len(longest.words) > _LONG_ALONE:
         _log.warning(
-            "Note: %s has no blank line, so its %s tokens are one sentence: %s.",
-            *(place, f"{len(longest.words):,}", advice),
+            "Note: no blank line stands between the %s tokens of %s, so they are one sentence: %s.",
+            *(f"{len(longest.words):,}", place, advice),
         )
     elif len(longest.words) > _LONG:
         _log.warning(

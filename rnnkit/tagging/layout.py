@@ -17,8 +17,9 @@ _log = logging.getLogger(__name__)
 Column: TypeAlias = int | str
 """A column by its number, from 0 or from the end if negative, or by its name."""
 
-# What headers call the columns of tokens and of sentences' numbers, without other than letters.
+# What headers call the columns of tokens, tags and sentences' numbers, in letters alone.
 _TOKENS = ("word", "words", "token", "tokens", "form")
+_TAGS = ("tag", "tags", "label", "labels", "ner", "nertag", "nertags", "pos", "postag", "upos")
 _SENTENCES = ("sentence", "sentenceid", "sentenceidx", "sentenceno", "sentencenumber", "sentid")
 
 _ENTITY_TAG = re.compile("O|[BIESLU]-.+")
@@ -59,9 +60,10 @@ def find_layout(
 ) -> tuple[list[Row], Layout]:
     """The rows without a header, and where their columns stand.
 
-    The first row is a header if a column is named, or if it calls a column word, words, token,
-    tokens or form and no other row has its tag, which is none of entities. It then tells the column
-    of the tokens, and that of the sentences if it calls one sentence, sentence_id and the like.
+    The first row is a header if a column is named, or if it calls one word, token or form, or that
+    of the tags tag, label, ner or pos, and no other row has its tag, which is none of entities. It
+    then tells the column of the tokens, and that of the sentences if it calls one sentence,
+    sentence_id and the like.
 
     Raises:
         DataError: There is no such column, one for words and tags, or nothing below a header.
@@ -101,7 +103,8 @@ def _is_header(first: Row, rows: list[Row], tag_column: Column | None) -> bool:
     if not isinstance(tag_column, int) or not -width <= tag_column < width:
         return False
     tag = first.fields[tag_column]
-    if looks_like_entity_tag(tag) or not any(_plain(name) in _TOKENS for name in first.fields):
+    named = _plain(tag) in _TAGS or any(_plain(name) in _TOKENS for name in first.fields)
+    if looks_like_entity_tag(tag) or not named:
         return False
     others = [row for row in tokens_of(rows) if row is not first and len(row.fields) == width]
     return bool(others) and all(row.fields[tag_column] != tag for row in others)

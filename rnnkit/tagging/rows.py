@@ -59,8 +59,8 @@ def ending(path: Path) -> str:
     return PurePath(name).suffix
 
 
-def split_rows(path: Path, lines: list[str], separator: str | None) -> list[Row]:
-    """Lines in their columns.
+def split_rows(path: Path, lines: list[str], separator: str | None) -> tuple[list[Row], str | None]:
+    """Lines in their columns, and what separates these; None: any blanks and tabs.
 
     Blanks around a column are no part of it. A file whose name ends in `.csv`, and any that commas
     separate, may quote its columns.
@@ -77,17 +77,18 @@ def split_rows(path: Path, lines: list[str], separator: str | None) -> list[Row]
     """
     delimiter = _csv_delimiter(path, lines, separator)
     if delimiter:
-        return _rows(_csv_records(path, lines, delimiter))
+        return _rows(_csv_records(path, lines, delimiter)), delimiter
     if separator is None:
         rows = _rows(map(_at_blanks, lines))
         if not _tabs_alone(path, lines, rows):
-            return rows
+            return rows, None
         separator = "\t"
     # An empty first or last column is no blank at an end of the line.
     margin = "".join(blank for blank in _BLANKS if blank not in separator)
-    return _rows(
+    rows = _rows(
         [field.strip(_BLANKS) for field in line.strip(margin).split(separator)] for line in lines
     )
+    return rows, separator
 
 
 def likely_separator(rows: list[Row]) -> str | None:

@@ -317,7 +317,8 @@ def test_a_file_that_is_one_long_sentence_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (message,) = told(caplog, file(tmp_path, "word O\n" * 101))
-    assert "tagged.txt has no blank line, so its 101 tokens are one sentence" in message
+    assert "no blank line stands between the 101 tokens of" in message
+    assert "tagged.txt, so they are one sentence" in message
     assert "--data.sentence_column" in message
     assert not told(caplog, file(tmp_path, "word O\n" * 100))
 

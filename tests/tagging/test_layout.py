@@ -84,7 +84,7 @@ def test_a_csv_in_name_alone_is_read_as_before(tmp_path: Path) -> None:
     assert read_columns(write(tmp_path, "Ada B-PER\n, O\n"))[0].words == ["Ada", ","]
 
 
-@pytest.mark.parametrize("header", ["token\ttag", "Word\tNER", "Form\tlabel"])
+@pytest.mark.parametrize("header", ["token\ttag", "Word\tNER", "Form\tx", "Text\tner_tags"])
 def test_a_header_of_a_table_is_no_token(
     tmp_path: Path, header: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -94,7 +94,9 @@ def test_a_header_of_a_table_is_no_token(
     assert f"line 1 of {path} is read as a header" in caplog.text
 
 
-@pytest.mark.parametrize("text", ["token O\nAda B-PER\n", "Word NN\nis VB\nword NN\n", "form x\n"])
+@pytest.mark.parametrize(
+    "text", ["token O\nAda B-PER\n", "Word NN\nis VB\nword NN\n", "form x\n", "a tag\nb tag\n"]
+)
 def test_a_first_token_is_no_header(tmp_path: Path, text: str) -> None:
     assert len(read_columns(write(tmp_path, text, "train.txt"))[0].words) == text.count("\n")
 

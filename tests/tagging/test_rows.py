@@ -70,3 +70,7 @@ def test_ragged_lines_are_told_with_the_option_as_it_is_typed(tmp_path: Path) ->
         read_columns(path)
     with pytest.raises(DataError, match=r"got 3 in line 2: they are separated by '\\t'"):
         read_columns(path, separator=r"\t")
+    path = path.rename(tmp_path / "train.csv")
+    path.write_text("Ada,B-PER\n,,O\n")
+    with pytest.raises(DataError, match=r"got 3 in line 2: they are separated by ','"):
+        read_columns(path)
