@@ -126,7 +126,7 @@ def read_tagged(
             faults = violations(sentence.tags, file_scheme)
             if faults and not fix:
                 raise DataError(
-                    f"{place}, line {sentence.line + faults[0].position}: {faults[0].reason}; "
+                    f"{place}, line {sentence.line_of(faults[0].position)}: {faults[0].reason}; "
                     "fix: true reads such tags as conlleval does"
                 )
             broken += len(faults)
@@ -149,8 +149,8 @@ def read_tagged(
             for one in entities(sentence.tags, scheme):
                 if one.type not in types:
                     raise DataError(
-                        f"{place}, line {sentence.line + one.start}: no training tag has the type "
-                        f"{one.type}, which a model can't learn then; its types are "
+                        f"{place}, line {sentence.line_of(one.start)}: no training tag has the "
+                        f"type {one.type}, which a model can't learn then; its types are "
                         f"{', '.join(types)}"
                     )
     return TaggedCorpus(parts["train"], parts["valid"], parts["test"], types)
@@ -239,13 +239,13 @@ def _check_tags(splits: _Splits) -> None:
                     lenient([tag])
                 except ValueError:
                     raise DataError(
-                        f"{place}, line {sentence.line + step}: {tag!r} is no tag of any scheme: "
+                        f"{place}, line {sentence.line_of(step)}: {tag!r} is no tag of any scheme: "
                         "expected O, or a letter of BILUES, a hyphen and a type, as in B-PER"
                     ) from None
                 if UNSAFE.search(tag):
                     raise DataError(
-                        f"{place}, line {sentence.line + step}: the tag {tag!r} holds a character "
-                        "that would act on a terminal: name the type otherwise"
+                        f"{place}, line {sentence.line_of(step)}: the tag {tag!r} holds a "
+                        "character that would act on a terminal: name the type otherwise"
                     )
                 known.add(tag)
 
@@ -259,7 +259,7 @@ def _detect(corpus: str, splits: _Splits) -> Scheme:
         told = []
         for scheme in SCHEMES:
             found = [
-                f"{place}, line {sentence.line + fault.position}: {fault.reason}"
+                f"{place}, line {sentence.line_of(fault.position)}: {fault.reason}"
                 for place, sentences in splits.values()
                 for sentence in sentences
                 for fault in violations(sentence.tags, scheme)

@@ -75,6 +75,15 @@ def test_a_folder_may_hold_conllu_with_entities_in_misc(tmp_path: Path) -> None:
     assert [each[:3] for each in texts.valid] == [(["Ada", "writes", "."], ["B-PER", "O", "O"], 2)]
 
 
+def test_a_fault_is_told_with_its_line_past_lines_that_are_left_out(tmp_path: Path) -> None:
+    rest = "\t".join("_" * 7)
+    text = f"1-2\tdu\t{rest}\t_\n1\tde\t{rest}\t_\n1.1\tx\t{rest}\t_\n2\tle\t{rest}\tNER=I-A\n"
+    for name in ("train.conllu", "dev.conllu", "test.conllu"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=r"train\.conllu, line 4: I-A follows O"):
+        read_tagged(str(tmp_path), "BIO", file_scheme="BIO", tag_column="misc.NER")
+
+
 def test_a_built_in_corpus_has_its_sentences(tmp_path: Path) -> None:
     train, valid, test = announcements()
     texts = read_tagged("announcements", "BIO")
