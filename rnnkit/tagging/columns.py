@@ -29,9 +29,9 @@ _log = logging.getLogger(__name__)
 
 # Longer sentences are rarely meant: legal texts have some of 500 tokens.
 _LONG = 1000
-# One sentence is a file by intent as long as a person may have written it for a trial.
+# A file of one sentence is meant where a person may have written it for a trial.
 _LONG_ALONE = 100
-# So many sentences in a row of one token each are not written by intent.
+# So many sentences, each of one token, nobody writes.
 _MANY_OF_ONE = 100
 
 # Characters without ink: blanks, controls, joiners, selectors of a glyph, fillers and tags.

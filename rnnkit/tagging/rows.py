@@ -62,8 +62,8 @@ def ending(path: Path) -> str:
 def split_rows(path: Path, lines: list[str], separator: str | None) -> tuple[list[Row], str | None]:
     """Lines in their columns, and what separates these; None: any blanks and tabs.
 
-    Blanks around a column are no part of it. A file whose name ends in `.csv`, and any that commas
-    separate, may quote its columns.
+    Blanks around a column are no part of it. In a file whose name ends in `.csv`, and in any whose
+    separator is a comma or a semicolon, columns may stand in quotes.
 
     Args:
         path: Where the lines come from, for errors and notes.
@@ -141,7 +141,7 @@ def _tabs_alone(path: Path, lines: list[str], rows: list[Row]) -> bool:
 
 
 def _csv_delimiter(path: Path, lines: list[str], separator: str | None) -> str | None:
-    if separator == ",":
+    if separator in (",", ";"):
         return separator
     if ending(path) != ".csv" or separator not in (None, *_CSV_SEPARATORS):
         return None

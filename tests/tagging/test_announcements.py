@@ -50,7 +50,9 @@ def test_the_splits_have_their_sizes(splits: Splits) -> None:
 
 
 def test_the_corpus_is_the_same_on_every_machine_and_every_time(splits: Splits) -> None:
-    assert hashlib.sha256(repr(splits).encode()).hexdigest()[:16] == "816f20475ce5cb6c"
+    # The sum was taken of sentences that did not tell lines left out; no line is.
+    written = repr(splits).replace(", left_out=()", "")
+    assert hashlib.sha256(written.encode()).hexdigest()[:16] == "816f20475ce5cb6c"
     assert announcements() == splits
 
 

@@ -144,7 +144,7 @@ def test_a_file_may_hold_nothing_but_number_signs(tmp_path: Path) -> None:
     assert words(read_columns(file(tmp_path, "#\n\n#\n"), tag_column=None)) == [["#"], ["#"]]
 
 
-# Each begins a file of German, of five columns and so on, in the manner of a public corpus.
+# As GermEval, MultiCoNER, Universal NER and others write them.
 COMMENTS = {
     "a comment with as many tabs": (
         "#\thttp://example.org/a\t[2009-10-17]\t\n1\tIn\tO\tO\n2\tUlm\tB-LOC\tO\n",

@@ -66,9 +66,11 @@ def test_a_csv_without_a_header_has_blank_lines(tmp_path: Path) -> None:
     assert [each.words for each in found] == [["Ada", ","], ["#"]]
 
 
-def test_a_comma_as_separator_is_csv_whatever_the_name(tmp_path: Path) -> None:
+def test_commas_and_semicolons_make_a_csv_whatever_the_name(tmp_path: Path) -> None:
     path = write(tmp_path, 'Ada,B-PER\n",",O\n', "train.txt")
     assert read_columns(path, separator=",")[0].words == ["Ada", ","]
+    path = write(tmp_path, '"Ada";B-PER\n";";O\n', "train.txt")
+    assert read_columns(path, separator=";")[0].words == ["Ada", ";"]
     with pytest.raises(DataError, match=r"one column .*--data\.separator ','"):
         read_columns(write(tmp_path, "Ada,B-PER\nwrites,O\n", "train.txt"))
 
