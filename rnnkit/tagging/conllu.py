@@ -136,7 +136,7 @@ def _with_entry(path: Path, rows: list[Row], tag_column: int | str | None) -> li
             *(visible(str(path)), visible(key), visible(keys)),
         )
     return [
-        row._replace(fields=[*row.fields[:_MISC], each.get(key) or "O"])
+        row._replace(fields=[*row.fields[:_MISC], each.get(key, "O")])
         if len(row.fields) == len(NAMES)
         else row
         for row, each in zip(rows, entries, strict=True)

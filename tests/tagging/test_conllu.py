@@ -109,6 +109,14 @@ def test_names_of_no_column_are_refused_with_those_there_are(tmp_path: Path) -> 
         read_columns(plain, tag_column="upos")
 
 
+def test_a_file_may_begin_with_a_range_and_lack_heads(tmp_path: Path) -> None:
+    rows = ["1-2|du|_|_|_|_|_|_|_|_", "1|de|_|ADP|_|_|_|_|_|_", "2|le|_|DET|_|_|_|_|_|NER="]
+    path = conllu(tmp_path, "train.txt", rows)
+    assert read_columns(path, tag_column="upos")[0][:2] == (["de", "le"], ["ADP", "DET"])
+    with pytest.raises(DataError, match="empty tag in line 3"):
+        read_columns(path, tag_column="misc.NER")
+
+
 def test_an_id_that_is_none_is_refused(tmp_path: Path) -> None:
     path = conllu(tmp_path, rows=[*ROWS[:5], "x|le|le|DET|D|_|5|det|_|_"])
     with pytest.raises(DataError, match=r"ID 'x' in line 6"):

@@ -62,7 +62,7 @@ def test_a_column_of_ids_is_named_where_none_has_a_known_name(tmp_path: Path) ->
 
 
 def test_a_csv_without_a_header_has_blank_lines(tmp_path: Path) -> None:
-    found = read_columns(write(tmp_path, 'Ada,B-PER\n",",O\n,\n"#",O\n'))
+    found = read_columns(write(tmp_path, 'Ada, "B-PER"\n",",O\n,\n"#",O\n'))
     assert [each.words for each in found] == [["Ada", ","], ["#"]]
 
 
