@@ -12,7 +12,6 @@ Tags are read as they are written, whatever their scheme.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from rnnkit.screen.terminal import visible
 from rnnkit.tagging import conllu
 from rnnkit.tagging.layout import Column, Layout, find_layout, looks_like_entity_tag
 from rnnkit.tagging.rows import DOCUMENT_START, Row, first_of, split_rows, tokens_of
+from rnnkit.tagging.words import is_unseen
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +33,6 @@ _LONG = 1000
 _LONG_ALONE = 100
 # So many sentences, each of one token, nobody writes.
 _MANY_OF_ONE = 100
-
-# Characters without ink: blanks, controls, joiners, selectors of a glyph, fillers and tags.
-_UNSEEN = re.compile(
-    "[\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u1680\u17b4\u17b5\u180b-\u180f\u2000-\u200f"
-    "\u2028-\u202f\u205f-\u206f\u2800\u3000\u3164\ufe00-\ufe0f\ufeff\uffa0\U000e0000-\U000e0fff]+"
-)
 
 
 class Sentence(NamedTuple):
@@ -254,7 +248,7 @@ def _tell_unusual(path: Path, sentences: list[Sentence]) -> None:
             *(f"{len(sentences):,}", place),
         )
     words = {word for sentence in sentences for word in sentence.words}
-    unseen = {word for word in words if _UNSEEN.fullmatch(word)}
+    unseen = {word for word in words if is_unseen(word)}
     if unseen:
         found = [
             (word, sentence.line_of(position))

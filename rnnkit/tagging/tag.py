@@ -120,7 +120,9 @@ class EntityTagger:
             for words in sentences:
                 begun += 1
                 if unseen := sum(map(is_unseen, words)):
-                    note(f"line {begun} has {unseen} tokens of which nothing can be seen")
+                    note(
+                        f"line {begun}: nothing can be seen of {unseen} of its {len(words)} tokens"
+                    )
             found: dict[int, TaggedLine] = {}
             lengths = {i: len(words) for i, words in enumerate(sentences)}
             for batch in batches(lengths, batch_size):

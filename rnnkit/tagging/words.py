@@ -47,7 +47,8 @@ JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 """Those two."""
 
 _ignorable = re.compile(f"[{IGNORABLE}]+")
-_nothing_seen = re.compile(f"[{IGNORABLE}{JOINERS}]+")
+# Those, blanks of any width, controls, and Braille without a dot.
+_nothing_seen = re.compile(rf"[\s\x00-\x1f\x7f-\x9f\u2800{IGNORABLE}{JOINERS}]+")
 
 
 def casing(word: str) -> int:
@@ -287,7 +288,7 @@ def as_seen(word: str) -> str:
 
 
 def is_unseen(word: str) -> bool:
-    """Whether a word has nothing that is seen: a soft hyphen alone, or two joiners."""
+    """Whether a word has nothing that is seen: a soft hyphen alone, two joiners, a wide blank."""
     return _nothing_seen.fullmatch(word) is not None
 
 

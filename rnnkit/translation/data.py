@@ -138,13 +138,13 @@ class TranslationData(LightningDataModule):
         corpus: dates or numbers, built in; multi30k; or the path of a folder with train.SRC,
             train.TGT and the same two for valid and test, plain or packed (.gz, .bz2, .xz). With
             train, valid and test it is not read.
+        source: Language to translate from: the ending of its files. null: the usual one of a
+            named corpus (english of dates, words of numbers, de of multi30k).
+        target: Language to translate to. null: as for `source` (iso, digits, en).
         train: Path of the training files up to the language, PATH for PATH.SRC and PATH.TGT,
             instead of the corpus's; null: the corpus has them.
         valid: The same for validation.
         test: The same for the test.
-        source: Language to translate from: the ending of its files. null: the usual one of a
-            named corpus (english of dates, words of numbers, de of multi30k).
-        target: Language to translate to. null: as for `source` (iso, digits, en).
         level: Whether tokens are words, with digits and marks split off; characters, blanks too;
             or byte-pair encodings (bpe).
         min_count: Tokens that are rarer in the training text become <unk>; for words and
@@ -181,11 +181,11 @@ class TranslationData(LightningDataModule):
     def __init__(
         self,
         corpus: str = "dates",
+        source: str | None = None,
+        target: str | None = None,
         train: str | None = None,
         valid: str | None = None,
         test: str | None = None,
-        source: str | None = None,
-        target: str | None = None,
         level: Level = "word",
         min_count: int = 1,
         bpe_size: int = 8000,

@@ -334,7 +334,7 @@ def test_tokenized_text_is_cut_at_blanks_only(tag):
     status, output, said = tag("New\u00a0York \u3000 \u200b\tin\n".encode(), "--tokenized")
     (rows,) = blocks(output)
     assert [row.split("\t")[0] for row in rows] == ["New\u00a0York", "\u3000", "\u200b", "in"]
-    assert said == "rnnkit tag: line 1 has 1 tokens of which nothing can be seen\n"
+    assert said == "rnnkit tag: line 1: nothing can be seen of 2 of its 4 tokens\n"
 
 
 def test_no_input_gives_no_output(tag):
