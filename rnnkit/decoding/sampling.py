@@ -88,10 +88,8 @@ class Sampler:
         generator = self._generator(begin.device)
 
         def choose(log_probabilities: Tensor) -> Tensor:
-            # Rows without any possible token, or with NaN, can't be drawn from. Which token they
-            # get does not matter: the sum shows what they are.
-            usable = log_probabilities.amax(dim=-1, keepdim=True) > -torch.inf
-            return self.choose(log_probabilities.where(usable, 0.0), generator)
+            # What is drawn where nothing can be does not matter: the sum shows what it is.
+            return self._draw(log_probabilities, generator)[0]
 
         return walk(model, source, begin, end, limits, choose)
 
@@ -107,15 +105,34 @@ class Sampler:
 
         Returns:
             int64 (length, B).
+
+        Raises:
+            FloatingPointError: The model gave NaN for a log-probability, or no token could follow.
         """
         generator = self._generator(tokens.device)
         drawn = tokens.new_empty(length, len(tokens))
+        broken = torch.zeros_like(tokens, dtype=torch.bool)
         with torch.inference_mode():
             state = model.start(source)
             for step in range(length):
                 log_probabilities, state = model.step(tokens, state)
-                tokens = drawn[step] = self.choose(log_probabilities, generator)
+                tokens, usable = self._draw(log_probabilities, generator)
+                drawn[step], broken = tokens, broken | ~usable
+        if bool(broken.any()):  # once, for the host waits here
+            raise FloatingPointError(
+                "the model gave NaN log-probabilities, or none above -inf, for sentence "
+                f"{int(broken.int().argmax())} of the batch: look for NaN in its parameters or its "
+                "source"
+            )
         return drawn
+
+    def _draw(self, log_probabilities: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Tokens, and where they mean something, bool (B,).
+
+        Rows without any possible token, or with NaN, can't be drawn from and get any token.
+        """
+        usable = log_probabilities.amax(dim=-1, keepdim=True) > -torch.inf
+        return self.choose(log_probabilities.where(usable, 0.0), generator), usable.squeeze(-1)
 
     def _generator(self, device: torch.device) -> torch.Generator:
         generator = torch.Generator(device)

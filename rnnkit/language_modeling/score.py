@@ -78,7 +78,8 @@ def token_losses(
 
     Raises:
         ValueError: `segment` is below 1, or the rate is negative or not finite.
-        FloatingPointError: A loss is not finite: the rate is too high.
+        FloatingPointError: A loss is not finite: the rate is too high, or the model's weights are
+            not finite either.
     """
     if segment < 1:
         raise ValueError(f"expected a segment of 1 token or more, got {segment}")
@@ -94,12 +95,17 @@ def token_losses(
         with torch.set_grad_enabled(rate > 0):
             logits, state = model(inputs[part].unsqueeze(1), state)  # (T, 1, V)
             losses = F.cross_entropy(logits.squeeze(1).float(), tokens[part], reduction="none")
-        if rate:
-            if not bool(losses.isfinite().all()):
+        if not bool(losses.isfinite().all()):
+            if rate:
                 raise FloatingPointError(
                     f"the loss is no longer finite after {begin} tokens of dynamic evaluation "
                     f"with learning rate {rate}: lower it"
                 )
+            raise FloatingPointError(
+                f"the loss is not finite after {begin} tokens: look for NaN and infinity in the "
+                "model's parameters"
+            )
+        if rate:
             gradients = torch.autograd.grad(losses.mean(), weights, allow_unused=True)
             for weight, gradient in zip(weights, gradients, strict=True):
                 if gradient is not None:

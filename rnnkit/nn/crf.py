@@ -233,6 +233,7 @@ class CRF(nn.Module):
 
         Raises:
             ValueError: As in `forward`; no path is allowed.
+            FloatingPointError: The best path's score is NaN or infinite.
         """
         return [best[0][0] for best in self._best(emissions, 1, mask)]
 
@@ -251,6 +252,7 @@ class CRF(nn.Module):
 
         Raises:
             ValueError: As in `decode`; k below one.
+            FloatingPointError: As in `decode`.
         """
         if k < 1:
             raise ValueError(f"expected at least one path, got k={k}")
@@ -301,6 +303,8 @@ class CRF(nn.Module):
         found = []
         of_sentences = zip(scores.tolist(), paths.tolist(), lengths.tolist(), strict=True)
         for b, (values, candidates, length) in enumerate(of_sentences):
+            if math.isnan(values[0]) or values[0] == math.inf:
+                raise FloatingPointError(not_finite(b))
             # A score of −∞ is no path's, or that of one that is forbidden.
             pairs = zip(candidates, values, strict=True)
             found.append([(path[:length], value) for path, value in pairs if value != -math.inf])
@@ -363,3 +367,11 @@ class CRF(nn.Module):
             start = start.masked_fill(~allowed.start, -math.inf)
             end = end.masked_fill(~allowed.end, -math.inf)
         return moves, start, end
+
+
+def not_finite(sentence: int) -> str:
+    """Why a sentence has no best tags, in words."""
+    return (
+        f"the scores of the tags of sentence {sentence} of the batch are NaN or infinite: look for "
+        "NaN and infinity in the model's parameters or in what it reads"
+    )

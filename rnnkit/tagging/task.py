@@ -28,7 +28,7 @@ from torchmetrics import MeanMetric
 from rnnkit.data.schemes import Entity, Scheme, constraints
 from rnnkit.metrics.entities import EntityF1
 from rnnkit.nn.characters import CharacterCNN, CharacterLSTM, CharacterName
-from rnnkit.nn.crf import CRF
+from rnnkit.nn.crf import CRF, not_finite
 from rnnkit.nn.directions import Directions, DirectionsName
 from rnnkit.nn.dropout import LockedDropout
 from rnnkit.nn.encoder_decoder import CELLS, CellName
@@ -239,13 +239,19 @@ class Tagger(Task):
         Args:
             emissions: What `forward` gave, (T, B, K).
             sentences: For the same batch.
+
+        Raises:
+            FloatingPointError: The best tags have a score that is NaN or infinite.
         """
         if self.crf is not None:
             paths = self.crf.decode(emissions, sentences.mask)
         else:
-            best = emissions.argmax(-1).T.tolist()
+            scores, best = emissions.max(-1)  # NaN is above all
             lengths = sentences.lengths.tolist()
-            paths = [path[:length] for path, length in zip(best, lengths, strict=True)]
+            found = best.masked_fill(~scores.isfinite(), -1).T.tolist()
+            paths = [path[:length] for path, length in zip(found, lengths, strict=True)]
+            if broken := [i for i, path in enumerate(paths) if -1 in path]:
+                raise FloatingPointError(not_finite(broken[0]))
         return [[self.tags[tag] for tag in path] for path in paths]
 
     def confidences(

@@ -87,6 +87,21 @@ def test_each_step_reads_the_token_drawn_before():
     assert torch.equal(drawn, (torch.arange(1, 13).unsqueeze(1) + torch.arange(4)) % 10)
 
 
+@pytest.mark.parametrize("sampler", [Sampler(seed=0), Sampler(temperature=0.0), Sampler(top_k=2)])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_what_cannot_be_drawn_from_is_reported_with_its_sentence(sampler, value):
+    class Breaks(Counter):
+        def step(self, tokens, state):
+            log_probabilities, state = super().step(tokens, state)
+            log_probabilities[2] = log_probabilities[2] if state < 5 else value
+            return log_probabilities, state
+
+    source = torch.zeros(2, 4, dtype=torch.int64)
+    assert len(sampler.generate(Breaks(), source, torch.arange(4), 2)) == 2
+    with pytest.raises(FloatingPointError, match="for sentence 2 of the batch: look for NaN in"):
+        sampler.generate(Breaks(), source, torch.arange(4), 9)
+
+
 def draw_sentences(sampler, model, count, end=0):
     source = torch.zeros(count, dtype=torch.int64)
     return [one.tokens for (one,) in sampler(model, source, torch.full((count,), 3), end)]

@@ -96,6 +96,13 @@ def test_a_rate_that_is_too_high_is_told(checkpoints):
         list(token_losses(model, tokens.repeat(10), start, 2, 1e38))
 
 
+def test_a_loss_that_is_not_finite_is_told(checkpoints):
+    model, tokens, start = loaded(checkpoints[1]["word"])
+    model.decoder.bias.data[0] = math.nan
+    with pytest.raises(FloatingPointError, match="not finite after 0 tokens: look for NaN and inf"):
+        list(token_losses(model, tokens, start, 5))
+
+
 @pytest.mark.parametrize("level", ["word", "character"])
 @pytest.mark.parametrize("text", ["a b\n\nc\n", "a b\nc", "\n", "", "a\n\n", "x"])
 def test_lines_together_are_the_text(level, text):

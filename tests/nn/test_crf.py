@@ -439,6 +439,18 @@ def test_contradicting_constraints_are_an_error_of_decoding() -> None:
     assert not model.marginals(torch.randn(4, 3, 2)).any()
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_scores_that_are_not_finite_are_an_error_of_decoding(value: float) -> None:
+    model, mask = build(constraints=scheme()), mask_of("prefix")
+    emissions = torch.randn(T, B, K, dtype=torch.float64)
+    emissions[-1, 1] = value  # past the end of its sentence
+    assert len(model.decode(emissions, mask)) == B
+    emissions[2, 2, 0] = value
+    for decode in (model.decode, lambda *given: model.k_best(given[0], 3, given[1])):
+        with pytest.raises(FloatingPointError, match="tags of sentence 2 of the batch are NaN or"):
+            decode(emissions, mask)
+
+
 def test_equal_paths_come_in_the_order_of_their_last_tags() -> None:
     model = CRF(3)
     with torch.no_grad():

@@ -493,3 +493,17 @@ def test_options_out_of_bounds_are_refused(changes, message):
     sizes = {"vocabulary_size": 5, "character_vocabulary_size": 5, "tags": ["O", "U-PER"]}
     with pytest.raises(ValueError, match=message):
         Tagger(**{**sizes, **changes})
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("output", ["crf", "softmax"])
+def test_scores_that_are_not_finite_are_not_decoded(output, value):
+    tags = tag_names(["PER"], "BIO")
+    model = Tagger(5, 5, tags, "BIO", output=output, hidden_size=4)
+    batch = batch_of_lengths(3, 1)
+    emissions = torch.randn(3, 2, 3)
+    emissions[1:, 1] = value  # padding
+    assert len(model.decode(emissions, batch)) == 2
+    emissions[2, 0, 1] = value
+    with pytest.raises(FloatingPointError, match="of sentence 0 of the batch are NaN or infinite"):
+        model.decode(emissions, batch)
