@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 
 from rnnkit.training.callbacks.checkpoint_io import CheckpointError, read_checkpoint
 from rnnkit.training.class_names import note_other_name
+from rnnkit.training.not_finite import weight_not_finite
 from rnnkit.training.task import Task
 
 TaskType = TypeVar("TaskType", bound=Task)
@@ -29,6 +30,7 @@ def load_for_use(
 
     Raises:
         CheckpointError: It is missing, damaged or of another task.
+        FloatingPointError: A weight is NaN or infinite; names it.
     """
     checkpoint = read_checkpoint(path)
     parts = {"state_dict", "hyper_parameters", data}
@@ -42,6 +44,10 @@ def load_for_use(
     note_other_name(checkpoint["hyper_parameters"], task)
     model = task(**arguments)
     model.load_state_dict(checkpoint["state_dict"])
+    if name := weight_not_finite(model):
+        raise FloatingPointError(
+            f"{path} cannot be used: {name} is NaN or infinite somewhere; name another checkpoint"
+        )
     return model.eval(), dict(checkpoint[data])
 
 
@@ -58,8 +64,8 @@ def usable(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """
     try:
         yield
-    except (CheckpointError, ModuleNotFoundError, MemoryError, OSError):
-        raise  # which are not of the checkpoint's making
+    except (CheckpointError, ModuleNotFoundError, MemoryError, OSError, FloatingPointError):
+        raise  # which are not of the checkpoint's making, or name what is
     except Exception as error:  # libraries raise anything for what is none of theirs
         reason = next(iter(str(error).splitlines()), "").strip()
         raise CheckpointError(

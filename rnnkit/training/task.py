@@ -20,6 +20,7 @@ from typing_extensions import Self  # torch brings it; typing has it from Python
 from rnnkit.training.accumulation import Accumulation
 from rnnkit.training.class_names import name_of, note_other_name
 from rnnkit.training.learning_rate import learning_rate, set_learning_rate, watched_by
+from rnnkit.training.not_finite import remedy, weight_not_finite
 
 _NORMS_TOLD = 5  # how a norm grows shows in a few steps
 
@@ -162,8 +163,7 @@ class Task(LightningModule):
             step = steps[int(summed.isfinite().int().argmin())]
             raise FloatingPointError(
                 f"the loss became {float(loss)} at step {step} of epoch {self.current_epoch}: "
-                "lower the learning rate or trainer.gradient_clip_val, and go on from an earlier "
-                f"checkpoint with --ckpt_path{self._last_norms(step)}"
+                f"{remedy(self.trainer, step)}{self._last_norms(step)}"
             )
         if due:
             self.log("train/seconds", time.perf_counter() - self._started)
@@ -242,6 +242,23 @@ class Task(LightningModule):
         self._accumulation.begin()
         self._norms.clear()
         self._started = time.perf_counter()
+
+    def on_validation_start(self) -> None:
+        """Refuse to score weights that are not finite; in training others look at them."""
+        if self.trainer.state.fn == "validate":
+            self._check_weights()
+
+    def on_test_start(self) -> None:
+        """Refuse to score weights that are not finite."""
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        # Their scores may well be numbers: a gate that reads infinity is 0 or 1.
+        if name := weight_not_finite(self):
+            raise FloatingPointError(
+                f"{name} is NaN or infinite somewhere, and scores would mean nothing: name another "
+                "checkpoint with --ckpt_path"
+            )
 
     def configure_optimizers(self) -> Any:
         """Optimizer and scheduler from their factories."""

@@ -507,3 +507,12 @@ def test_scores_that_are_not_finite_are_not_decoded(output, value):
     emissions[2, 0, 1] = value
     with pytest.raises(FloatingPointError, match="of sentence 0 of the batch are NaN or infinite"):
         model.decode(emissions, batch)
+
+
+def test_a_model_that_is_not_finite_is_not_tested(folder):
+    data = make_data(folder)
+    for output, value in (("crf", math.nan), ("softmax", math.inf)):
+        model = make_model(data, output=output)
+        model.casing.weight.data[0, 0] = value
+        with pytest.raises(FloatingPointError, match=r"casing\.weight is NaN or infinite"):
+            make_trainer().test(model, data, verbose=False)

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from torch.optim import SGD
 
 from rnnkit.language_modeling.task import LanguageModel
 from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
+from rnnkit.training.not_finite import remedy
 from tests.small_runs import Losses, make_data, make_model, make_trainer
 
 pytestmark = pytest.mark.training
@@ -217,3 +219,43 @@ def test_the_step_is_named_whose_loss_is_not_finite(culprit, step, corpus, monke
     )
     with pytest.raises(FloatingPointError, match=f"became nan at step {step} of epoch 0: "):
         trainer.fit(make_model(data), data)
+
+
+def test_float16_is_named_where_it_is_the_reason(corpus):
+    data = make_data(corpus)
+    trainer = make_trainer(precision="16-true", log_every_n_steps=1, limit_val_batches=0)
+    model = make_model(data, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-3))
+    with pytest.raises(FloatingPointError) as caught:
+        trainer.fit(model, data)
+    told = str(caught.value)
+    assert re.search(r"became nan at step \d of epoch 0: 16-true computes in float16 alone", told)
+    assert "use --trainer.precision bf16-true or 32-true, or 16-mixed on a GPU" in told
+    assert "learning rate" not in told
+
+
+@pytest.mark.parametrize(
+    ("precision", "step", "told", "untold"),
+    [
+        ("16-true", 0, "does not scale the loss: use --trainer.precision bf16-true", "learning"),
+        ("16-mixed", 3, "use --trainer.precision bf16-mixed or 32-true, or lower the l", "scale"),
+        ("bf16-true", 3, "lower the learning rate or", "precision"),
+        ("32-true", 1, "lower the learning rate or", "precision"),
+        ("32-true", 0, "no step has changed a weight yet", "lower"),
+        ("bf16-mixed", 0, "no step has changed a weight yet", "lower"),
+    ],
+)
+def test_the_remedy_is_for_the_precision_and_the_step(precision, step, told, untold):
+    found = remedy(SimpleNamespace(precision=precision), step)
+    assert told in found
+    assert untold not in found
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_not_scored(value, corpus):
+    data = make_data(corpus)
+    model = make_model(data)
+    name, weight = next(model.named_parameters())
+    weight.data[0, 0] = value
+    for score in (make_trainer().test, make_trainer().validate):
+        with pytest.raises(FloatingPointError, match=f"^{name} is NaN or infinite somewhere, and"):
+            score(model, data, verbose=False)

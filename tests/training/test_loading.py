@@ -1,4 +1,4 @@
-"""Checkpoints whose class had another name when they were written."""
+"""Checkpoints whose class had another name when they were written, or whose weights are broken."""
 
 import logging
 
@@ -51,3 +51,19 @@ def test_lightnings_own_loading_reads_it_too(old):
     model = LanguageModel.load_from_checkpoint(old, weights_only=True)
     saved = torch.load(old, weights_only=True)["state_dict"]
     assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_used(old, value, capsys):
+    checkpoint = torch.load(old, weights_only=True)
+    name = next(iter(checkpoint["state_dict"]))
+    checkpoint["state_dict"][name][0, 0] = value
+    torch.save(checkpoint, old)
+    for command in (["generate", "--prompt", "the"], ["score", __file__]):
+        assert main([*command, "--ckpt", old]) != 0
+        printed = capsys.readouterr()
+        assert printed.err.strip().splitlines()[-1] == (
+            f"rnnkit {command[0]}: {old} cannot be used: {name} is NaN or infinite somewhere; name "
+            "another checkpoint"
+        )
+        assert not printed.out

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from rnnkit.training.not_finite import remedy, weight_not_finite
 
 
 class KeepGoodCheckpoints(Callback):
@@ -24,10 +25,8 @@ class KeepGoodCheckpoints(Callback):
         Raises:
             FloatingPointError: A weight is NaN or infinite; the message names it.
         """
-        for name, parameter in pl_module.named_parameters():
-            if not torch.isfinite(parameter).all():
-                raise FloatingPointError(
-                    f"{name} is not finite after step {trainer.global_step}, so no checkpoint was "
-                    "written: lower the learning rate or trainer.gradient_clip_val, and go on from "
-                    "an earlier checkpoint with --ckpt_path"
-                )
+        if name := weight_not_finite(pl_module):
+            raise FloatingPointError(
+                f"{name} is not finite after step {trainer.global_step}, so no checkpoint was "
+                f"written: {remedy(trainer, trainer.global_step)}"
+            )
