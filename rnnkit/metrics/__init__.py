@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rnnkit.metrics.bleu import ChrF as ChrF
     from rnnkit.metrics.entities import EntityF1 as EntityF1
     from rnnkit.metrics.exact_match import ExactMatch as ExactMatch
+    from rnnkit.metrics.labels import LabelScores as LabelScores
     from rnnkit.metrics.perplexity import Perplexity as Perplexity
 
 # Who reads tags need not wait for torchmetrics.
@@ -21,6 +22,7 @@ __getattr__, __dir__ = on_demand(
         "ChrF": "bleu",
         "EntityF1": "entities",
         "ExactMatch": "exact_match",
+        "LabelScores": "labels",
         "Perplexity": "perplexity",
     },
 )
