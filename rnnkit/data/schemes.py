@@ -12,6 +12,9 @@ hyphens itself. Two people, then a place, in the four schemes:
 IOB1 is Ramshaw and Marcus 1995 (cmp-lg/9505040): B- only where an entity touches one of its own
 type. BIO, also IOB2, is Tjong Kim Sang and Veenstra 1999 (cs/9907006). BILOU is Ratinov and Roth
 2009; BIOES, also IOBES, is the same with E and S for L and U.
+
+`labels` is what is left where tags write no entities, as parts of speech: whatever a tag is, it is
+the label of its word.
 """
 
 from __future__ import annotations
@@ -47,7 +50,9 @@ __all__ = [
     "detect",
     "entities",
     "lenient",
+    "split_tag",
     "tag_names",
+    "tag_types",
     "to_tags",
     "violations",
 ]
@@ -111,12 +116,14 @@ def convert(tags: Sequence[str], source: Scheme, target: Scheme) -> list[str]:
 
     Raises:
         ValueError: A tag breaks `source`, so a conversion could lose or add an entity, or there
-            is no such scheme. To read such tags all the same: `to_tags(lenient(...), ...)`.
+            is no such scheme, or it is labels. To read such tags all the same:
+            `to_tags(lenient(...), ...)`.
 
     Example:
         >>> convert(["I-PER", "B-PER", "O"], "IOB1", "BIOES")
         ['S-PER', 'S-PER', 'O']
     """
+    closing_letters(source)  # labels are valid, and write no entity
     broken = violations(tags, source)
     if broken:
         raise ValueError(
@@ -130,7 +137,7 @@ def violations(tags: Sequence[str], scheme: Scheme) -> list[Violation]:
     """What in a sentence breaks a scheme, from left to right; empty for a valid sentence.
 
     A tag is held against the one before it, unless that is none of the scheme's tags itself; an
-    entity that the sentence's end leaves open is reported at the last tag.
+    entity that the sentence's end leaves open is reported at the last tag. Labels break nothing.
 
     Args:
         tags: One tag a token.
@@ -143,6 +150,8 @@ def violations(tags: Sequence[str], scheme: Scheme) -> list[Violation]:
         >>> violations(["O", "I-PER"], "BIO")[0].reason
         'I-PER follows O: BIO begins an entity with B-PER'
     """
+    if scheme == "labels":
+        return []
     closing_letters(scheme)
     found = []
     before = None
@@ -196,7 +205,7 @@ def tag_names(types: Iterable[str], scheme: Scheme) -> list[str]:
     """Every tag of a scheme: `O`, then the tags of each type in the order of the types.
 
     Args:
-        types: Entity types.
+        types: Entity types; labels, which are tags by themselves.
         scheme: The scheme.
 
     Raises:
@@ -206,14 +215,35 @@ def tag_names(types: Iterable[str], scheme: Scheme) -> list[str]:
         >>> tag_names(["PER", "LOC"], "BIO")
         ['O', 'B-PER', 'I-PER', 'B-LOC', 'I-LOC']
     """
-    letters = scheme_letters(scheme)
+    letters = "" if scheme == "labels" else scheme_letters(scheme)
     counts = Counter(types)
     for type_, count in counts.items():
         if not type_ or count > 1:
             raise ValueError(
                 f"expected distinct types that are not empty, got {type_!r} {count} times"
             )
+    if scheme == "labels":
+        return [*counts]
     return ["O", *(f"{letter}-{type_}" for type_ in counts for letter in letters)]
+
+
+def tag_types(tags: Sequence[str], scheme: Scheme) -> list[str]:
+    """Type of each tag, empty for O; a label is its own.
+
+    Args:
+        tags: Of the scheme.
+        scheme: Theirs.
+
+    Raises:
+        ValueError: A tag is not of the scheme's form, or there is no such scheme.
+
+    Example:
+        >>> tag_types(["B-PER", "I-PER", "O"], "BIO")
+        ['PER', 'PER', '']
+    """
+    if scheme == "labels":
+        return [*tags]
+    return [type_ for _, type_ in split_tags(tags, scheme)]
 
 
 def constraints(tags: Sequence[str], scheme: Scheme) -> Constraints:
@@ -221,7 +251,7 @@ def constraints(tags: Sequence[str], scheme: Scheme) -> Constraints:
 
     Args:
         tags: K tags, in the order of their ids.
-        scheme: Their scheme.
+        scheme: Their scheme, no labels: of these any may follow any other.
 
     Returns:
         `start` and `end`, bool (K,), and `transitions`, bool (K, K): row from, column to. A

@@ -1,7 +1,8 @@
 """Tags read as entities, which a score counts.
 
 A tag is `O` outside of entities, or a letter, a hyphen and the entity's type; the schemes that say
-which letter stands where are drawn in `rnnkit.data.schemes`, which writes them.
+which letter stands where are drawn in `rnnkit.data.schemes`, which writes them. Or each tag is the
+label of its word and no part of an entity, as a part of speech is.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
-Scheme = Literal["IOB1", "BIO", "BILOU", "BIOES"]
+Scheme = Literal["IOB1", "BIO", "BILOU", "BIOES", "labels"]
 
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
+SCHEMES: tuple[Scheme, ...] = tuple(scheme for scheme in get_args(Scheme) if scheme != "labels")
+"""Those that write entities."""
 
 # The letters of the last of several tokens and of a single one, where a scheme has such.
 _CLOSING = {"BILOU": ("L", "U"), "BIOES": ("E", "S")}
@@ -31,7 +33,7 @@ def entities(tags: Sequence[str], scheme: Scheme) -> list[Entity]:
 
     IOB1 and BIO are read as conlleval reads them, see `lenient`. BILOU and BIOES are read strictly:
     an entity is a U-, or a B-, any number of I- and an L-, all of one type; tags that are part of
-    none are dropped.
+    none are dropped. Labels hold no entity.
 
     Args:
         tags: One tag a token.
@@ -44,6 +46,8 @@ def entities(tags: Sequence[str], scheme: Scheme) -> list[Entity]:
         >>> entities(["B-PER", "L-PER", "O", "B-LOC"], "BILOU")
         [Entity(type='PER', start=0, end=2)]
     """
+    if scheme == "labels":
+        return []
     last, single = closing_letters(scheme)
     parts = split_tags(tags, scheme)
     if not last:

@@ -54,33 +54,41 @@ def draw_attention(
         figure.savefig(beside)
 
 
-def draw_confusion(types: Sequence[str], counts: Tensor, path: str | os.PathLike[str]) -> None:
-    """Draw which types entities have in the text, by row, and in the prediction, by column.
+def draw_confusion(
+    classes: Sequence[str],
+    counts: Tensor,
+    path: str | os.PathLike[str],
+    none_last: bool = True,
+) -> None:
+    """Draw which classes the text has, by row, and which the prediction, by column.
 
-    A cell's colour is its share of its row, so a rare type is as easy to judge as a frequent one;
-    its number is the count. What `EntityF1.confusion` returns is drawn as it is.
+    A cell's colour is its share of its row, so a rare class is as easy to judge as a frequent one;
+    its number is the count. What `EntityF1.confusion` returns is drawn as it is; of
+    `LabelScores.confusion` with `none_last` off.
 
     Args:
-        types: K types, then O for no entity, which a line sets apart.
-        counts: int64 (K + 1, K + 1).
+        classes: Types or labels.
+        counts: int64 (K, K).
         path: The picture; it is replaced when the new one is complete.
+        none_last: Whether the last class is O for no entity, which a line sets apart.
 
     Raises:
-        ValueError: The shape does not belong to the types.
+        ValueError: The shape does not belong to the classes.
     """
     from matplotlib.figure import Figure  # slow to import, and not needed by every run
 
-    size = len(types)
+    size = len(classes)
     if counts.shape != (size, size):
+        among = ", O among them" if none_last else ""
         raise ValueError(
-            f"expected counts of shape {(size, size)} for {size} types, O among them, got "
+            f"expected counts of shape {(size, size)} for {size} classes{among}, got "
             f"{tuple(counts.shape)}"
         )
     shares = (counts / counts.sum(1, keepdim=True).clamp(min=1)).tolist()
     texts = [[f"{count:,}" if count else "" for count in row] for row in counts.tolist()]
     longest = max(len(text) for row in texts for text in row)
-    fonts, missing = fonts_for(types)
-    names = [_plain(type_, missing) for type_ in types]
+    fonts, missing = fonts_for(classes)
+    names = [_plain(class_, missing) for class_ in classes]
     margin = 0.09 * max(map(len, names))  # inches, at the size of the tick labels
     cell = max(0.5, 0.1 + 0.09 * longest)
     figure = Figure(
@@ -107,8 +115,9 @@ def draw_confusion(types: Sequence[str], counts: Tensor, path: str | os.PathLike
     axes.set_xticks([i + 0.5 for i in range(size - 1)], minor=True)
     axes.set_yticks([i + 0.5 for i in range(size - 1)], minor=True)
     axes.grid(which="minor", color="0.9", linewidth=0.6)
-    axes.axhline(size - 1.5, color="0.4", linewidth=1.2)
-    axes.axvline(size - 1.5, color="0.4", linewidth=1.2)
+    if none_last:
+        axes.axhline(size - 1.5, color="0.4", linewidth=1.2)
+        axes.axvline(size - 1.5, color="0.4", linewidth=1.2)
     axes.tick_params(which="both", length=0)
     figure.colorbar(image, ax=axes, label="share of the row", shrink=0.8, aspect=30)
     with atomic_write(path) as beside:

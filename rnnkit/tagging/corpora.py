@@ -13,19 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import get_args
 
 from rnnkit.data import storage
 from rnnkit.data.registry import DATASETS, DataError
-from rnnkit.data.schemes import (
-    SCHEMES,
-    Scheme,
-    detect,
-    entities,
-    lenient,
-    to_tags,
-    violations,
-)
+from rnnkit.data.schemes import Scheme, entities, lenient, tag_types, to_tags, violations
 from rnnkit.data.splits import (
     NAMES,
     OR_NAMED,
@@ -37,8 +29,17 @@ from rnnkit.data.splits import (
     named_files,
     two_files,
 )
-from rnnkit.screen.terminal import UNSAFE, visible
+from rnnkit.screen.terminal import visible
 from rnnkit.tagging.announcements import announcements
+from rnnkit.tagging.checks import (
+    NO_ENTITY,
+    Splits,
+    UnseenTypes,
+    are_labels,
+    check_tags,
+    check_types,
+    detect_scheme,
+)
 from rnnkit.tagging.columns import Sentence, read_columns
 from rnnkit.tagging.layout import Column
 
@@ -52,10 +53,8 @@ _LAYOUT = (
     f"test (or testb) stand by themselves, as in train.txt or eng.testa{OR_NAMED}"
 )
 
-# Sentences of each split, and what to call their place in an error.
-_Splits: TypeAlias = dict[str, tuple[str, list[Sentence]]]
-
-# Sentences and entities, for copies differ in what stands between the sentences.
+# Sentences, and entities in the last of four columns, for copies differ in what stands between the
+# sentences.
 _KNOWN = {"conll2003": {"train": (14_041, 23_499), "valid": (3_250, 5_942), "test": (3_453, 5_648)}}
 
 
@@ -67,13 +66,16 @@ class TaggedCorpus:
         train: Training sentences.
         valid: Validation sentences.
         test: Test sentences.
-        types: Types of the entities in the training sentences, in alphabetical order.
+        types: Types of the entities in the training sentences, in alphabetical order; the labels
+            where the tags are labels.
+        scheme: Scheme of the tags.
     """
 
     train: list[Sentence]
     valid: list[Sentence]
     test: list[Sentence]
     types: list[str]
+    scheme: Scheme
 
 
 def read_tagged(
@@ -89,35 +91,55 @@ def read_tagged(
     tag_column: Column = -1,
     separator: str | None = None,
     sentence_column: Column | None = None,
+    unseen_types: UnseenTypes = "error",
 ) -> TaggedCorpus:
     """Read or make a tagged corpus.
+
+    Where no tag of the files has the form of an entity's tag, as with parts of speech, all of them
+    are labels, whatever `scheme` is; a warning says so.
 
     Args:
         corpus: announcements, built in; a tagging dataset (conll2003); or the path of a folder. A
             name wins over a folder of that name: write `./conll2003` for the folder.
-        scheme: Scheme of the tags in the result.
+        scheme: Scheme of the tags in the result; labels: the tags as they are.
         train: Path of a training file to read instead of the corpus's. With all three, `corpus` is
             not read.
         valid: The same for validation.
         test: The same for the test.
-        file_scheme: Scheme of the tags in the files; None: the one that they all fit.
+        file_scheme: Scheme of the tags in the files, labels for those that write no entities; None:
+            the one that they all fit.
         fix: Read tags that break `file_scheme` as conlleval does, and warn how many there are.
         word_column: As for `read_columns`, which says what is read; so are the next three.
         tag_column: Column of the tags.
         separator: What stands between columns.
         sentence_column: Column that tells sentences apart.
+        unseen_types: error, or missed: a warning counts the validation and test tags with a type
+            that no training tag has, and they stay.
 
     Raises:
         DataError: There is no such corpus, a file is missing or makes no sense, a tag breaks the
             scheme and is not to be fixed, a validation or test tag has a type that no training
-            tag has, or a known corpus has other counts than it should.
+            tag has and that is an error, or a known corpus has other counts than it should.
+        ValueError: Labels are asked of files whose tags are said to write entities, or there is no
+            such `unseen_types`.
     """
     named = named_files(train, valid, test)
     corpus = called(corpus, named)
+    if unseen_types not in get_args(UnseenTypes):
+        raise ValueError(f"expected unseen_types error or missed, got {unseen_types!r}")
+    if scheme == "labels" and file_scheme not in (None, "labels"):
+        raise ValueError(
+            f"scheme labels leaves tags as they are, and file_scheme {file_scheme} reads entities "
+            "in them: leave --data.file_scheme out, or name another --data.scheme"
+        )
     splits = _read(corpus, named, word_column, tag_column, separator, sentence_column)
-    _check_tags(splits)
+    if scheme == "labels" or (file_scheme is None and are_labels(corpus, splits)):
+        file_scheme = "labels"
+    if file_scheme == "labels":
+        scheme = "labels"
+    check_tags(splits, file_scheme)
     if file_scheme is None:
-        file_scheme = _detect(corpus, splits)
+        file_scheme = detect_scheme(corpus, splits)
     broken = 0
     parts: dict[str, list[Sentence]] = {}
     for name, (place, sentences) in splits.items():
@@ -130,9 +152,10 @@ def read_tagged(
                     "fix: true reads such tags as conlleval does"
                 )
             broken += len(faults)
-            found = lenient(sentence.tags) if faults else entities(sentence.tags, file_scheme)
-            tags = to_tags(found, len(sentence.words), scheme)
-            part.append(sentence._replace(tags=tags))
+            if scheme != "labels":
+                found = lenient(sentence.tags) if faults else entities(sentence.tags, file_scheme)
+                sentence = sentence._replace(tags=to_tags(found, len(sentence.words), scheme))
+            part.append(sentence)
         parts[name] = part
     if broken:
         _log.warning(
@@ -140,20 +163,15 @@ def read_tagged(
             *(broken, visible(corpus), file_scheme),
         )
     if corpus in _KNOWN and not named:
-        _check_counts(corpus, parts, scheme)
-    types = sorted({one.type for each in parts["train"] for one in entities(each.tags, scheme)})
-    if not types:
-        raise DataError(f"{splits['train'][0]} holds no entity: every tag is O")
-    for name, (place, _) in splits.items():
-        for sentence in parts[name]:
-            for one in entities(sentence.tags, scheme):
-                if one.type not in types:
-                    raise DataError(
-                        f"{place}, line {sentence.line_of(one.start)}: no training tag has the "
-                        f"type {one.type}, which a model can't learn then; its types are "
-                        f"{', '.join(types)}"
-                    )
-    return TaggedCorpus(parts["train"], parts["valid"], parts["test"], types)
+        of_entities = scheme != "labels" and tag_column in (-1, 3)
+        _check_counts(corpus, parts, scheme if of_entities else None)
+    found_types = (tag_types(sentence.tags, scheme) for sentence in parts["train"])
+    types = sorted(set().union(*found_types) - {""})  # which O has
+    if types == (["O"] if scheme == "labels" else []):
+        raise DataError(f"{splits['train'][0]} {NO_ENTITY}")
+    for name in ("valid", "test"):
+        check_types(splits[name][0], parts[name], types, scheme, unseen_types)
+    return TaggedCorpus(parts["train"], parts["valid"], parts["test"], types, scheme)
 
 
 def _read(
@@ -163,13 +181,13 @@ def _read(
     tag_column: Column,
     separator: str | None,
     sentence_column: Column | None,
-) -> _Splits:
+) -> Splits:
     if tag_column is None:  # a configuration may say null
         raise DataError(
             "tag_column is null, and without tags there is nothing to learn: give the number or "
             "the name of their column, as in --data.tag_column -1"
         )
-    made: _Splits = {}
+    made: Splits = {}
     paths = named
     if len(named) < len(SPLITS) and corpus == BUILT_IN:
         check_not_mixed(corpus, named)
@@ -227,60 +245,18 @@ def tagged_files(corpus: str, named: Mapping[str, Path] = MappingProxyType({})) 
     return {split: parts[split] for split in SPLITS}
 
 
-def _check_tags(splits: _Splits) -> None:
-    """Refuse a tag that is of no scheme, or that no table and no legend could show."""
-    known: set[str] = set()
-    for place, sentences in splits.values():
-        for sentence in sentences:
-            for step, tag in enumerate(sentence.tags):
-                if tag in known:
-                    continue
-                try:
-                    lenient([tag])
-                except ValueError:
-                    raise DataError(
-                        f"{place}, line {sentence.line_of(step)}: {tag!r} is no tag of any scheme: "
-                        "expected O, or a letter of BILUES, a hyphen and a type, as in B-PER"
-                    ) from None
-                if UNSAFE.search(tag):
-                    raise DataError(
-                        f"{place}, line {sentence.line_of(step)}: the tag {tag!r} holds a "
-                        "character that would act on a terminal: name the type otherwise"
-                    )
-                known.add(tag)
-
-
-def _detect(corpus: str, splits: _Splits) -> Scheme:
-    """The scheme that the tags of all splits fit."""
-    try:
-        return detect(sentence.tags for _, sentences in splits.values() for sentence in sentences)
-    except ValueError as error:
-        # In lines of files what the error tells in tokens of sentences.
-        told = []
-        for scheme in SCHEMES:
-            found = [
-                f"{place}, line {sentence.line_of(fault.position)}: {fault.reason}"
-                for place, sentences in splits.values()
-                for sentence in sentences
-                for fault in violations(sentence.tags, scheme)
-            ]
-            told += [f"{scheme} is broken {len(found)} times, first in {one}" for one in found[:1]]
-        if not told:
-            raise DataError(f"{corpus} holds no entity: every tag is O") from error
-        raise DataError(
-            f"the tags of {corpus} fit no scheme: correct them, or name the scheme that is meant "
-            "(file_scheme) and let fix: true read what breaks it as conlleval does:\n"
-            + "\n".join(told)
-        ) from error
-
-
-def _check_counts(corpus: str, parts: Mapping[str, list[Sentence]], scheme: Scheme) -> None:
-    for name, (sentences, expected) in _KNOWN[corpus].items():
-        found = sum(len(entities(sentence.tags, scheme)) for sentence in parts[name])
-        if (len(parts[name]), found) != (sentences, expected):
+def _check_counts(corpus: str, parts: Mapping[str, list[Sentence]], scheme: Scheme | None) -> None:
+    """Refuse other counts than the known ones: of sentences, with a scheme of entities too."""
+    for name, (sentences, known) in _KNOWN[corpus].items():
+        found = known
+        if scheme is not None:
+            found = sum(len(entities(sentence.tags, scheme)) for sentence in parts[name])
+        if (len(parts[name]), found) != (sentences, known):
+            expected, got = f"{sentences:,} sentences", f"{len(parts[name]):,}"
+            if scheme is not None:
+                expected, got = f"{expected} with {known:,} entities", f"{got} with {found:,}"
             raise DataError(
-                f"the {name} file of {corpus} is not the known one: expected {sentences:,} "
-                f"sentences with {expected:,} entities, got {len(parts[name]):,} with {found:,}"
+                f"the {name} file of {corpus} is not the known one: expected {expected}, got {got}"
             )
 
 

@@ -14,10 +14,14 @@ from rnnkit.data.fingerprint import fingerprint
 from rnnkit.data.schemes import Scheme, tag_names
 from rnnkit.data.splits import called, named_files
 from rnnkit.data.vectors import read_vectors
+from rnnkit.tagging.checks import UnseenTypes
 from rnnkit.tagging.columns import Sentence
 from rnnkit.tagging.corpora import BUILT_IN, read_tagged
 from rnnkit.tagging.layout import Column
 from rnnkit.tagging.words import Sentences, WordEncoder, normalize, padded
+
+UNSEEN = -100
+"""In place of the id of a tag that no training sentence has; what torch's losses leave out."""
 
 
 class TaggedSentences(NamedTuple):
@@ -26,7 +30,7 @@ class TaggedSentences(NamedTuple):
     Attributes:
         sentences: What the model reads.
         rare: Which words are known and occur once in the training text, bool (T, B).
-        target: Ids of the tags, int64 (T, B); 0 on padding.
+        target: Ids of the tags, int64 (T, B); 0 on padding, UNSEEN where the model has no such tag.
         references: The same tags as they are written.
     """
 
@@ -59,10 +63,14 @@ class TaggingData(LightningDataModule):
             where tokens hold blanks, and commas, semicolons or tabs in .csv files.
         sentence_column: Column that tells sentences apart, besides blank lines; null: the one that
             a header tells, if any.
-        file_scheme: Scheme of the files' tags: IOB1, BIO, BILOU or BIOES; null: the one they fit.
-        scheme: Scheme of the model's tags.
+        file_scheme: Scheme of the files' tags: IOB1, BIO, BILOU or BIOES; labels: a label on each
+            word and no entities, as parts of speech; null: the one they fit.
+        scheme: Scheme of the model's tags; labels wherever the files' tags are.
         fix: Read tags that break the files' scheme as conlleval does, and warn how many there are;
             else the first is an error.
+        unseen_types: What to do about a type or label that is in the validation or test file only.
+            error: refuse it; missed: score it as missed, and leave its words out of the loss, with
+            a CRF their sentences.
         min_count: Rarer words of the training text are unknown.
         lowercase: Look words up in lower case; characters and casing keep the case.
         normalize_digits: Look words up with 0 for every digit.
@@ -76,7 +84,8 @@ class TaggingData(LightningDataModule):
         seed: Decides the order of the training sentences.
 
     Attributes:
-        tags: The tags in the order of their ids, O first.
+        tags: The tags in the order of their ids, O first; labels in string order.
+        scheme: Their scheme.
         encoder: Turns sentences into what the model reads.
         vocabulary_size: Number of word ids.
         character_vocabulary_size: Number of ids of characters.
@@ -107,6 +116,7 @@ class TaggingData(LightningDataModule):
         file_scheme: Scheme | None = None,
         scheme: Scheme = "BILOU",
         fix: bool = False,
+        unseen_types: UnseenTypes = "error",
         min_count: int = 1,
         lowercase: bool = True,
         normalize_digits: bool = True,
@@ -119,7 +129,6 @@ class TaggingData(LightningDataModule):
     ) -> None:
         super().__init__()
         self.corpus = called(corpus, named_files(train, valid, test))
-        self.scheme = scheme
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
@@ -135,9 +144,11 @@ class TaggingData(LightningDataModule):
             tag_column=tag_column,
             separator=separator,
             sentence_column=sentence_column,
+            unseen_types=unseen_types,
         )
+        self.scheme: Scheme = texts.scheme
         self._train, self._valid, self._test = texts.train, texts.valid, texts.test
-        self.tags = tag_names(texts.types, scheme)
+        self.tags = tag_names(texts.types, self.scheme)
         self._ids = {tag: index for index, tag in enumerate(self.tags)}
         first: dict[str, int] = {}  # line of each word that has a vector
         if vectors is not None:
@@ -194,7 +205,7 @@ class TaggingData(LightningDataModule):
         return TaggedSentences(
             encoded,
             self._rare[encoded.words],
-            padded([[self._ids[tag] for tag in sentence.tags] for sentence in sentences]),
+            padded([[self._ids.get(tag, UNSEEN) for tag in each.tags] for each in sentences]),
             [sentence.tags for sentence in sentences],
         )
 

@@ -14,9 +14,9 @@ over words for the softmax, and divided by their number.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -27,15 +27,18 @@ from torchmetrics import MeanMetric
 
 from rnnkit.data.schemes import Entity, Scheme, constraints
 from rnnkit.metrics.entities import EntityF1
+from rnnkit.metrics.labels import LabelScores
 from rnnkit.nn.characters import CharacterCNN, CharacterLSTM, CharacterName
 from rnnkit.nn.crf import CRF, not_finite
 from rnnkit.nn.directions import Directions, DirectionsName
 from rnnkit.nn.dropout import LockedDropout
 from rnnkit.nn.encoder_decoder import CELLS, CellName
 from rnnkit.screen.pictures import draw_confusion
-from rnnkit.tagging.data import TaggedSentences
+from rnnkit.tagging.data import UNSEEN, TaggedSentences
 from rnnkit.tagging.words import CASINGS, PADDING, UNKNOWN_ID, Sentences, padded
 from rnnkit.training.task import Task, check_probabilities, check_sizes
+
+_MOST_DRAWN = 60  # classes: the Penn Treebank's 45 can be read, in a picture of 3,500 pixels
 
 
 class Tagger(Task):
@@ -44,12 +47,13 @@ class Tagger(Task):
     Training logs `train/loss` (nats per sentence with the CRF, per word with the softmax);
     validation and test log `loss`, and `f1`, `precision` and `recall` of whole entities, under
     `val/` and `test/`. Test prints conlleval's table and draws which types are taken for which.
+    Labels are scored by `accuracy` and `f1_macro` instead, and the table is one of labels.
 
     Args:
         vocabulary_size: V; this and the next three come from the data in a configuration file.
         character_vocabulary_size: Number of characters' ids.
         tags: Tags by their ids.
-        scheme: Their scheme: IOB1, BIO, BILOU or BIOES.
+        scheme: Their scheme: IOB1, BIO, BILOU or BIOES; labels for tags that write no entities.
         embedding_size: Width of a word's vector; with vectors from a file, theirs.
         freeze_embedding: Leave the words' vectors as they are at the start.
         characters: How words are read by their characters: lstm, cnn or none.
@@ -88,7 +92,6 @@ class Tagger(Task):
         "hidden_size", "num_layers", "directions", "output",
     )  # fmt: skip
     logs_perplexity = False
-    plateaus: ClassVar[Mapping[str, str]] = {"min": "val/loss", "max": "val/f1"}
 
     def __init__(
         self,
@@ -176,7 +179,8 @@ class Tagger(Task):
         self.emissions = nn.Linear(self.directions.output_size, len(tags))
         self.crf: CRF | None = None
         if output == "crf":
-            allowed = constraints(tags, scheme) if constrained else None
+            free = scheme == "labels" or not constrained
+            allowed = None if free else constraints(tags, scheme)
             self.crf = CRF(len(tags), constraints=allowed)
         for embedding in self.modules():
             if isinstance(embedding, nn.Embedding):
@@ -186,8 +190,12 @@ class Tagger(Task):
                 if embedding.padding_idx is not None:
                     with torch.no_grad():
                         embedding.weight[embedding.padding_idx].zero_()
-        self.validation_entities = EntityF1(scheme)
-        self.test_entities = EntityF1(scheme)
+        labels = scheme == "labels"
+        self.plateaus = {"min": "val/loss", "max": "val/accuracy" if labels else "val/f1"}
+        self.validation_scores: EntityF1 | LabelScores
+        self.test_scores: EntityF1 | LabelScores
+        self.validation_scores = LabelScores() if labels else EntityF1(scheme)
+        self.test_scores = LabelScores() if labels else EntityF1(scheme)
         # Lightning's own mean over processes is wrong where they have different numbers of targets.
         self.validation_loss = MeanMetric(nan_strategy="disable")
         self.test_loss = MeanMetric(nan_strategy="disable")
@@ -216,6 +224,29 @@ class Tagger(Task):
             )
         with torch.no_grad():
             self.embedding.weight[ids.to(self.device)] = rows.to(self.embedding.weight)
+
+    def on_fit_start(self) -> None:
+        """Refuse to watch a score that is never logged, before an epoch is spent.
+
+        Raises:
+            ValueError: A callback or the scheduler watches one of entities where the tags are
+                labels, or of labels where they are not.
+        """
+        schedulers = [(each.scheduler, each.monitor) for each in self.trainer.lr_scheduler_configs]
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        watching = [*schedulers, *((each, getattr(each, "monitor", None)) for each in callbacks)]
+        labels = self.scheme == "labels"
+        what = "labels" if labels else "entities"
+        for who, score in watching:
+            if score in ("val/accuracy", "val/f1_macro"):
+                absent = not labels
+            else:  # of entities there are scores of each type too
+                absent = labels and str(score).startswith(("val/f1", "val/precision", "val/recall"))
+            if absent:
+                raise ValueError(
+                    f"{type(who).__name__} watches {score}, a score that {what} do not have: make "
+                    f"its monitor {self.plateaus['max']}"
+                )
 
     def forward(self, sentences: Sentences) -> Tensor:
         """Scores of the tags, (T, B, K); meaningless on padding.
@@ -294,17 +325,28 @@ class Tagger(Task):
             batch: With its targets.
 
         Returns:
-            (B,) for the CRF, (words,) for the softmax.
+            (B,) for the CRF, (words,) for the softmax; 0 where a tag is none of the model's.
         """
         if self.crf is not None:
-            mask = batch.sentences.mask
-            likelihood: Tensor = self.crf(emissions, batch.target, mask, reduction="none")
-            return -likelihood
-        # On the CPU, where the lengths are: how many words there are must not wait for the device.
-        inside = torch.arange(len(emissions)).unsqueeze(1) < batch.sentences.lengths
-        words = inside.flatten().nonzero().squeeze(1).to(emissions.device, non_blocking=True)
+            target, mask = batch.target.clamp(min=0), batch.sentences.mask
+            likelihood: Tensor = self.crf(emissions, target, mask, reduction="none")
+            return -likelihood.where(self._have_ids(batch), 0.0)
+        words = self._words(batch).to(emissions.device, non_blocking=True)
         scores, target = emissions.flatten(0, 1)[words], batch.target.flatten()[words]
-        return F.cross_entropy(scores, target, reduction="none")
+        return F.cross_entropy(scores, target, reduction="none", ignore_index=UNSEEN)
+
+    def _words(self, batch: TaggedSentences) -> Tensor:
+        """Where in (T, B) words stand, int64 (words,)."""
+        # On the CPU, where the lengths are: how many words there are must not wait for the device.
+        inside = torch.arange(len(batch.target)).unsqueeze(1) < batch.sentences.lengths
+        return inside.flatten().nonzero().squeeze(1)
+
+    def _have_ids(self, batch: TaggedSentences) -> Tensor:
+        """Whose negative log-likelihood there is, bool: (B,) for the CRF, (words,) else."""
+        known = batch.target != UNSEEN
+        if self.crf is not None:
+            return known.all(0)
+        return known.flatten()[self._words(batch).to(known.device, non_blocking=True)]
 
     def training_step(self, batch: TaggedSentences, batch_idx: int) -> Tensor:
         """Loss of one batch, some of whose words are read as unknown."""
@@ -322,42 +364,48 @@ class Tagger(Task):
 
     def validation_step(self, batch: TaggedSentences, batch_idx: int) -> None:
         """Score one batch."""
-        self._evaluate(batch, self.validation_loss, self.validation_entities)
+        self._evaluate(batch, self.validation_loss, self.validation_scores)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation sentences."""
-        self._log_scores("val", self.validation_loss, self.validation_entities)
-        self.validation_entities.reset()
+        self._log_scores("val", self.validation_loss, self.validation_scores)
+        self.validation_scores.reset()
 
     def test_step(self, batch: TaggedSentences, batch_idx: int) -> None:
         """Score one batch."""
-        self._evaluate(batch, self.test_loss, self.test_entities)
+        self._evaluate(batch, self.test_loss, self.test_scores)
 
     def on_test_epoch_end(self) -> None:
-        """Log the scores of the test sentences, print conlleval's table, draw the confusion."""
-        self._log_scores("test", self.test_loss, self.test_entities)
-        table, (types, counts) = self.test_entities.table(), self.test_entities.confusion()
+        """Log the scores of the test sentences, print their table, draw the confusion."""
+        self._log_scores("test", self.test_loss, self.test_scores)
+        table, (classes, counts) = self.test_scores.table(), self.test_scores.confusion()
         # Without a logger log_dir is the working folder, where nobody expects a picture.
         folder = self.trainer.log_dir if self.trainer.loggers else None  # all processes have to ask
         if self.trainer.is_global_zero:
             print(table)
-            if folder is not None:
+            what = "labels" if self.scheme == "labels" else "types"
+            if folder is not None and len(classes) > _MOST_DRAWN:
+                print(f"no picture of {len(classes)} {what}: nobody could read over {_MOST_DRAWN}")
+            elif folder is not None:
                 path = Path(folder) / "confusion.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
-                draw_confusion(types, counts, path)
-                print(f"which types are taken for which: {path}")
-        self.test_entities.reset()
+                draw_confusion(classes, counts, path, none_last=self.scheme != "labels")
+                print(f"which {what} are taken for which: {path}")
+        self.test_scores.reset()
 
-    def _evaluate(self, batch: TaggedSentences, loss: MeanMetric, found: EntityF1) -> None:
+    def _evaluate(
+        self, batch: TaggedSentences, loss: MeanMetric, scores: EntityF1 | LabelScores
+    ) -> None:
         emissions = self(batch.sentences)
-        loss.update(self.negative_log_likelihood(emissions, batch))
-        found.update(self.decode(emissions, batch.sentences), batch.references)
+        scores.update(self.decode(emissions, batch.sentences), batch.references)
+        # Chosen, not weighed: MeanMetric leaves weights out where it does not look for NaN.
+        loss.update(self.negative_log_likelihood(emissions, batch)[self._have_ids(batch)])
 
-    def _log_scores(self, stage: str, loss: MeanMetric, found: EntityF1) -> None:
+    def _log_scores(self, stage: str, loss: MeanMetric, scores: EntityF1 | LabelScores) -> None:
         # Sums over all processes: the same on every one already, which sync_dist tells Lightning.
         self.log(f"{stage}/loss", loss.compute(), sync_dist=True)
         loss.reset()
-        for name, value in found.compute().items():
-            if name in ("precision", "recall") or name.startswith("f1"):
-                shown = name == "f1"
+        for name, value in scores.compute().items():
+            if name in ("precision", "recall", "accuracy") or name.startswith("f1"):
+                shown = name in ("f1", "accuracy")
                 self.log(f"{stage}/{name}", value.float(), prog_bar=shown, sync_dist=True)

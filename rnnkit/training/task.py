@@ -45,7 +45,7 @@ class Task(LightningModule):
     logs_perplexity: ClassVar[bool] = True
     """Whether `train/ppl`, the exponential of the loss, means anything."""
 
-    plateaus: ClassVar[Mapping[str, str]] = {"min": "val/ppl"}
+    plateaus: Mapping[str, str] = {"min": "val/ppl"}
     """The score that torch's ReduceLROnPlateau watches in each of its modes."""
 
     equal_batches: ClassVar[bool] = False

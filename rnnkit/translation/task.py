@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -100,7 +100,7 @@ class Translation(Task):
         "encoder_size", "hidden_size", "encoder_layers", "decoder_layers", "bidirectional",
         "bridge", "attention", "attention_inside", "input_feeding", "tied",
     )  # fmt: skip
-    plateaus: ClassVar[Mapping[str, str]] = {"min": "val/ppl", "max": "val/bleu"}
+    plateaus: Mapping[str, str] = {"min": "val/ppl", "max": "val/bleu"}
 
     def __init__(
         self,

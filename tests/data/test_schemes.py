@@ -19,6 +19,7 @@ from rnnkit.data.schemes import (
     entities,
     lenient,
     tag_names,
+    tag_types,
     to_tags,
     violations,
 )
@@ -249,3 +250,22 @@ def test_conll_2003_is_iob1(real_data):
         read = tags(part)
         assert detect(read) == "IOB1"
         assert sum(len(entities(one, "IOB1")) for one in read) == expected
+
+
+def test_labels_are_any_tags_and_write_no_entities():
+    labels = ["NN", "B", "-LRB-", "O", "B-PER"]
+    assert "labels" not in SCHEMES
+    assert violations(labels, "labels") == []
+    assert entities(labels, "labels") == []
+    assert tag_names(labels, "labels") == tag_types(labels, "labels") == labels
+    with pytest.raises(ValueError, match="distinct types that are not empty, got 'B' 2 times"):
+        tag_names([*labels, "B"], "labels")
+    for source, target in (("labels", "BIO"), ("BIO", "labels")):
+        with pytest.raises(ValueError, match="a scheme of IOB1, BIO, BILOU, BIOES, got 'labels'"):
+            convert(["O", "B-PER"], source, target)
+
+
+def test_types_of_tags_are_those_of_their_entities():
+    assert tag_types(["B-PER", "I-PER", "O", "U-GPE-loc"], "BILOU") == ["PER", "PER", "", "GPE-loc"]
+    with pytest.raises(ValueError, match="'NN' is no tag of BIO"):
+        tag_types(["O", "NN"], "BIO")

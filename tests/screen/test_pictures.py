@@ -63,7 +63,7 @@ def test_what_the_metric_returns_can_be_drawn(drawn, tmp_path):
 
 
 def test_counts_of_another_size_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"\(4, 4\) for 4 types, O among them, got \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"\(4, 4\) for 4 classes, O among them, got \(3, 4\)"):
         draw_confusion(TYPES, COUNTS[:3], tmp_path / "confusion.png")
     assert not list(tmp_path.iterdir())
 

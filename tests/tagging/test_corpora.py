@@ -235,8 +235,90 @@ def test_a_corpus_without_an_entity_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train\.txt holds no entity: every tag is O"):
         read_tagged(folder, "BIO")
     folder = corpus(tmp_path, train=nothing, valid=nothing, test=nothing)
-    with pytest.raises(DataError, match="holds no entity: every tag is O"):
+    for scheme in ("BIO", "labels"):
+        with pytest.raises(
+            DataError, match=r"no entity: every tag is O; if another column .* --data\.tag_column"
+        ):
+            read_tagged(folder, scheme)
+
+
+POS = ["the DT|dog NN|ran VBD", "dogs NNS|ran VBD|. ."]
+
+
+def test_tags_of_no_entities_form_are_labels_and_that_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = corpus(tmp_path, train=POS, valid=POS[1:], test=POS[:1])
+    texts = read_tagged(folder, "BILOU")
+    assert tags(texts) == [["DT", "NN", "VBD"], ["NNS", "VBD", "."]]
+    assert (texts.types, texts.scheme) == ([".", "DT", "NN", "NNS", "VBD"], "labels")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"Note: none of the 5 tags of {folder} (VBD, DT, NN, NNS, .) has the form of an entity's, "
+        "as B-PER has: they are labels of words, scored by accuracy and macro F1 (scheme labels)."
+    )
+    caplog.clear()
+    for scheme, file_scheme in (("labels", None), ("BIO", "labels"), ("labels", "labels")):
+        assert read_tagged(folder, scheme, file_scheme=file_scheme) == texts
+    assert not caplog.records  # who asks for labels need not be told
+
+
+def test_bare_letters_are_labels_and_o_is_one_of_them(tmp_path: Path) -> None:
+    bare = ["a B|b I|c O", "d O|e B"]
+    texts = read_tagged(corpus(tmp_path, train=bare, valid=bare, test=bare), "BILOU")
+    assert (texts.types, texts.scheme) == (["B", "I", "O"], "labels")
+    assert tags(texts) == [["B", "I", "O"], ["O", "B"]]
+
+
+def test_entities_are_read_as_labels_where_that_is_asked(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, train=[*BIO, BROKEN[1]])
+    for scheme, file_scheme in (("labels", None), ("BIO", "labels")):
+        texts = read_tagged(folder, scheme, file_scheme=file_scheme)
+        assert tags(texts) == [*TAGS, ["O", "I-LOC", "I-LOC", "I-PER"]]
+        assert texts.types == ["B-LOC", "B-PER", "I-LOC", "I-PER", "O"]
+    with pytest.raises(ValueError, match=r"scheme labels leaves .* and file_scheme BIO reads ent"):
+        read_tagged(folder, "labels", file_scheme="BIO")
+
+
+def test_a_label_among_entities_is_refused_with_its_line_and_a_way_on(tmp_path: Path) -> None:
+    folder = corpus(tmp_path, valid=["Paris B-LOC|in IN"])
+    with pytest.raises(
+        DataError,
+        match=r"valid\.txt, line 2: 'IN' is no tag of any scheme: .* --data\.file_scheme labels ",
+    ):
         read_tagged(folder, "BIO")
+
+
+def test_an_unseen_type_is_refused_or_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sentences = ["Paris B-LOC|in O|ACME B-ORG|Inc I-ORG", "Jazz B-MISC", "Bo B-PER"]
+    folder = corpus(tmp_path, test=sentences)
+    with pytest.raises(DataError, match=r"test.txt, line 3: .* type ORG,.*--data.unseen_types mis"):
+        read_tagged(folder, "BIO")
+    texts = read_tagged(folder, "BILOU", unseen_types="missed")
+    assert texts.types == ["LOC", "PER"]
+    assert [sentence.tags for sentence in texts.test] == [
+        ["U-LOC", "O", "B-ORG", "L-ORG"], ["U-MISC"], ["U-PER"]
+    ]  # fmt: skip
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"Note: 3 words in 2 sentences of {tmp_path / 'test.txt'} have a type that no training tag "
+        "has (MISC, ORG): they are scored as missed, and the loss leaves them out, or their "
+        "sentences with output crf."
+    )
+    with pytest.raises(ValueError, match="unseen_types error or missed, got 'skip'"):
+        read_tagged(folder, "BIO", unseen_types="skip")  # type: ignore[arg-type]
+
+
+def test_an_unseen_label_is_refused_or_missed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = corpus(tmp_path, train=POS, valid=["rats NNS|, ,"], test=POS)
+    with pytest.raises(DataError, match=r"valid.txt, line 2: no training tag has the label ,, "):
+        read_tagged(folder, "labels")
+    assert read_tagged(folder, "labels", unseen_types="missed").valid[0].tags == ["NNS", ","]
+    assert "1 words in 1 sentences" in caplog.text
 
 
 def test_a_known_corpus_has_its_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,6 +338,24 @@ def test_a_known_corpus_has_its_counts(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setitem(rnnkit.tagging.corpora._KNOWN, "conll2003", {**counts, "test": (3, 5)})
     with pytest.raises(DataError, match=r"test file of conll2003 .*expected 3 .*, got 2 with 5"):
         read_tagged("conll2003", "BIO")
+
+
+def test_another_column_of_a_known_corpus_has_its_sentences_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = ["EU NNP B-NP B-ORG|rejects VBZ B-VP O|German JJ B-NP B-MISC"]
+    corpus(tmp_path, train=rows, valid=rows, test=rows)
+    files = {name: tmp_path / f"{name}.txt" for name in ("train", "valid", "test")}
+    monkeypatch.setattr(rnnkit.tagging.corpora.storage, "fetch", lambda name: files)
+    counts = dict.fromkeys(files, (1, 2))
+    monkeypatch.setitem(rnnkit.tagging.corpora._KNOWN, "conll2003", counts)
+    assert read_tagged("conll2003", "BIO").types == ["MISC", "ORG"]
+    assert read_tagged("conll2003", "BIO", tag_column=1).types == ["JJ", "NNP", "VBZ"]
+    assert read_tagged("conll2003", "BIO", tag_column=2).types == ["NP", "VP"]
+    assert read_tagged("conll2003", "labels").types == ["B-MISC", "B-ORG", "O"]
+    monkeypatch.setitem(rnnkit.tagging.corpora._KNOWN, "conll2003", {**counts, "test": (3, 2)})
+    with pytest.raises(DataError, match=r"test file .*: expected 3 sentences, got 1$"):
+        read_tagged("conll2003", "BIO", tag_column=1)
 
 
 @pytest.mark.data

@@ -14,7 +14,7 @@ from rnnkit.cli import main
 from rnnkit.data.buckets import BatchLoader, SentenceBuckets
 from rnnkit.data.registry import DataError
 from rnnkit.data.schemes import tag_names
-from rnnkit.tagging.data import TaggedSentences, TaggingData
+from rnnkit.tagging.data import UNSEEN, TaggedSentences, TaggingData
 from rnnkit.tagging.words import UNKNOWN_ID
 
 NAMES = {"PER": ["Ada", "Alan", "Bo"], "LOC": ["Paris", "New York", "Rome"]}
@@ -296,3 +296,23 @@ def test_options_for_columns_are_taken_as_a_shell_hands_them_on(
     assert (
         "tag_column is null, and without tags there is nothing to learn" in capsys.readouterr().err
     )
+
+
+def test_a_tag_that_no_training_sentence_has_keeps_its_name_and_has_no_id(tmp_path: Path) -> None:
+    text = ["in O\nACME U-ORG", "Ada U-PER"]
+    folder = write(tmp_path, train=["a O\nBo U-PER"], valid=text, test=text)
+    data = make(folder, unseen_types="missed")
+    assert data.tags == tag_names(["PER"], "BILOU")
+    (batch,) = data.val_dataloader()
+    assert batch.references == [["O", "U-ORG"], ["U-PER"]]
+    assert batch.target.t().tolist() == [[0, UNSEEN], [data.tags.index("U-PER"), 0]]
+
+
+def test_labels_are_the_tags_whatever_the_scheme(tmp_path: Path) -> None:
+    text = ["the DT\ndog NN", "runs VBZ"]
+    data = make(write(tmp_path, train=text, valid=text, test=text))
+    assert (data.scheme, data.tags) == ("labels", ["DT", "NN", "VBZ"])
+    (batch,) = data.test_dataloader()
+    assert batch.target.t().tolist() == [[0, 1], [2, 0]]
+    with pytest.raises(ValueError, match="scheme labels and BILOU"):
+        make(write(tmp_path / "names")).load_state_dict(data.state_dict())

@@ -7,6 +7,10 @@ from random import Random
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
+from seqeval.metrics import f1_score
+from seqeval.scheme import IOBES
 from torch.nn import functional as F
 from torchcrf import CRF as Reference
 
@@ -470,8 +474,8 @@ def test_every_evaluation_counts_its_own_sentences_only(folder, capsys):
         tables.append(capsys.readouterr().out)
     assert tables[0] == tables[1]
     assert tables[0].startswith("processed ")
-    for entities_ in (model.validation_entities, model.test_entities):
-        assert entities_.table().startswith("processed 0 tokens")
+    for scores in (model.validation_scores, model.test_scores):
+        assert scores.table().startswith("processed 0 tokens")
     assert model.validation_loss.weight == model.test_loss.weight == 0
 
 
@@ -493,6 +497,132 @@ def test_options_out_of_bounds_are_refused(changes, message):
     sizes = {"vocabulary_size": 5, "character_vocabulary_size": 5, "tags": ["O", "U-PER"]}
     with pytest.raises(ValueError, match=message):
         Tagger(**{**sizes, **changes})
+
+
+LABELLED = ["the DET", "dog NOUN", "runs VERB", "it PRON", "! PUNCT", "barks VERB"]
+
+
+def labelled(folder, **splits):
+    """A corpus of words with labels, which tell words apart, and `splits` in place of some."""
+    folder.mkdir(exist_ok=True)
+    random = Random(0)
+    for name, number in (("train", 60), ("valid", 15), ("test", 15)):
+        made = ["\n".join(random.choices(LABELLED, k=random.randint(1, 7))) for _ in range(number)]
+        (folder / f"{name}.txt").write_text("\n\n".join(splits.get(name, made)) + "\n")
+    return str(folder)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("output", ["crf", "softmax"])
+def test_labels_are_learned_and_scored_by_their_accuracy(tmp_path, output, capsys):
+    data = make_data(labelled(tmp_path / "corpus"), scheme="labels")
+    assert data.tags == ["DET", "NOUN", "PRON", "PUNCT", "VERB"]
+    model = make_model(data, output=output, optimizer=adam(0.02))
+    assert model.crf is None or model.crf.constraints is None
+    logger = {"logger": True, "default_root_dir": tmp_path}
+    trainer = make_trainer(max_epochs=8, check_val_every_n_epoch=8, **logger)
+    trainer.fit(model, data)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert logged["val/accuracy"] == logged["val/f1_macro"] == 1
+    assert not any(name.startswith(("val/f1_D", "val/precision")) for name in logged)
+    assert trainer.progress_bar_metrics.keys() >= {"val/accuracy"}
+    (scores,) = trainer.test(model, data, verbose=False)
+    assert {"test/accuracy", "test/f1_macro", "test/loss"} == scores.keys()
+    words = sum(int(batch.sentences.lengths.sum()) for batch in data.test_dataloader())
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"processed {words} tokens; right: {words}."
+    assert told[1] == "accuracy: 100.00%; macro F1: 100.00"
+    assert [line.split()[0] for line in told[3:8]] == data.tags
+    assert told[8].startswith("which labels are taken for which: ")
+    assert list(tmp_path.rglob("confusion.png"))
+
+
+def test_labels_too_many_to_be_read_are_not_drawn(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("rnnkit.tagging.task._MOST_DRAWN", 4)
+    data = make_data(labelled(tmp_path / "corpus"), scheme="labels")
+    trainer = make_trainer(logger=True, default_root_dir=tmp_path)
+    trainer.test(make_model(data), data, verbose=False)
+    assert "no picture of 5 labels: nobody could read over 4" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("confusion.png"))
+
+
+def plateau(mode, monitor=None):
+    if monitor is None:
+        return lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, mode)
+    return lambda optimizer: ReduceLROnPlateau(optimizer, monitor=monitor, mode=mode)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize(
+    ("labels", "absent", "instead"),
+    [
+        (True, "val/f1", "val/accuracy"),
+        (True, "val/recall_PER", "val/accuracy"),
+        (False, "val/accuracy", "val/f1"),
+        (False, "val/f1_macro", "val/f1"),
+    ],
+)
+def test_a_score_that_is_never_logged_is_refused_before_training(
+    tmp_path, folder, labels, absent, instead
+):
+    data = (
+        make_data(labelled(tmp_path / "corpus"), scheme="labels") if labels else make_data(folder)
+    )
+    what = "labels" if labels else "entities"
+    message = f" watches {absent}, a score that {what} do not have: make its monitor {instead}$"
+    others = [ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path, monitor="val/loss")]
+    watching = ModelCheckpoint(tmp_path, monitor=absent, mode="max")
+    for callbacks, scheduler in ((watching, None), (None, plateau("max", absent))):
+        trainer = make_trainer(
+            callbacks=[*others[:1], *filter(None, [callbacks]), *others[1:]],
+            enable_checkpointing=True,
+        )
+        name = "ModelCheckpoint" if callbacks else "ReduceLROnPlateau"
+        with pytest.raises(ValueError, match=name + message):
+            trainer.fit(make_model(data, lr_scheduler=scheduler), data)
+        assert trainer.global_step == 0
+    model = make_model(data, lr_scheduler=plateau("max"))
+    make_trainer(max_steps=1).fit(model, data)  # which watches the right one
+
+
+ACME = ["Ada B-PER\nhears O\nACME B-ORG\nInc I-ORG", "Rome B-LOC", "Zorg B-ORG\nhears O\nBo B-PER"]
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("output", ["crf", "softmax"])
+def test_unseen_types_are_missed_and_left_out_of_the_loss(tmp_path, output):
+    known = sentences(4, seed=7)
+    data = make_data(write(tmp_path, test=[*ACME, *known]), unseen_types="missed", scheme="BIOES")
+    model = make_model(data, output=output, optimizer=adam(0.05))
+    trainer = make_trainer(max_epochs=4, limit_val_batches=0)
+    trainer.fit(model, data)
+    (scores,) = trainer.test(model, data, verbose=False)
+    model.eval()
+    predicted, references, losses = [], [], []
+    for batch in data.test_dataloader():
+        emissions = model(batch.sentences)
+        predicted += model.decode(emissions, batch.sentences)
+        references += batch.references
+    assert references[0] == ["S-PER", "O", "B-ORG", "E-ORG"]
+    strict = {"mode": "strict", "scheme": IOBES, "zero_division": 0}
+    f1 = f1_score(references, predicted, **strict)
+    assert 0.4 < f1 < 1
+    assert scores["test/f1"] == pytest.approx(f1)
+    assert scores["test/f1_ORG"] == 0
+    # With the CRF whole sentences are left out, else words.
+    kept = [ACME[1], *known] if output == "crf" else [*ACME, *known]
+    (tmp_path / "kept").mkdir()
+    others = make_data(write(tmp_path / "kept", test=kept), unseen_types="missed", scheme="BIOES")
+    for batch in others.test_dataloader():
+        if output == "crf":
+            losses += true_losses(model, data, batch)
+            continue
+        emissions = model(batch.sentences).detach()
+        for t, b in (batch.sentences.mask & (batch.target >= 0)).nonzero().tolist():
+            losses.append(float(F.cross_entropy(emissions[t, b], batch.target[t, b])))
+    words = sum(len(row.split("\n")) for row in known)
+    assert len(losses) == (5 if output == "crf" else words + 8 - 3)
+    assert scores["test/loss"] == pytest.approx(sum(losses) / len(losses), rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

@@ -37,6 +37,7 @@ SCORES = {
     "loss": Score("loss", False, min),
     "grad_norm": Score("norm of the gradient", True, None),
     "f1": Score("F1", False, max),
+    "f1_macro": Score("macro F1", False, max),
     "precision": Score("precision", False, max),
     "recall": Score("recall", False, max),
     "accuracy": Score("accuracy", False, max),
