@@ -78,9 +78,11 @@ def check_types(
             "--data.unseen_types missed scores it as missed"
         )
     _log.warning(
-        "Note: %d words in %d sentences of %s have a %s that no training tag has (%s): they are "
-        "scored as missed, and the loss leaves them out, or their sentences with output crf.",
-        *(words.total(), len(lines), visible(place), what, ", ".join(sorted(words))),
+        "Note: %s has a %s that no training tag has (%s) on %d of %d words, in %d of %d sentences: "
+        "they are scored as missed, and the loss leaves these words out, or with output crf the "
+        "sentences.",
+        *(visible(place), what, ", ".join(sorted(words)), words.total()),
+        *(sum(len(sentence.words) for sentence in sentences), len(lines), len(sentences)),
     )
 
 

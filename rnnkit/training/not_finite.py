@@ -15,6 +15,19 @@ def weight_not_finite(model: nn.Module) -> str | None:
     return None
 
 
+def stop_if_not_finite(trainer: Trainer, model: nn.Module) -> None:
+    """End a training before it validates or saves weights that are not all finite.
+
+    Raises:
+        FloatingPointError: A weight is NaN or infinite; the message names it.
+    """
+    if name := weight_not_finite(model):
+        raise FloatingPointError(
+            f"{name} is not finite after step {trainer.global_step}, so no checkpoint was written: "
+            f"{remedy(trainer, trainer.global_step)}"
+        )
+
+
 def remedy(trainer: Trainer, step: int) -> str:
     """What to do about a loss or a weight that is not finite, in words.
 

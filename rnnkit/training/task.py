@@ -20,7 +20,7 @@ from typing_extensions import Self  # torch brings it; typing has it from Python
 from rnnkit.training.accumulation import Accumulation
 from rnnkit.training.class_names import name_of, note_other_name
 from rnnkit.training.learning_rate import learning_rate, set_learning_rate, watched_by
-from rnnkit.training.not_finite import remedy, weight_not_finite
+from rnnkit.training.not_finite import remedy, stop_if_not_finite, weight_not_finite
 
 _NORMS_TOLD = 5  # how a norm grows shows in a few steps
 
@@ -244,8 +244,10 @@ class Task(LightningModule):
         self._started = time.perf_counter()
 
     def on_validation_start(self) -> None:
-        """Refuse to score weights that are not finite; in training others look at them."""
-        if self.trainer.state.fn == "validate":
+        """Refuse to score weights that are not finite: training says more of it than decoding."""
+        if self.trainer.state.fn == "fit":
+            stop_if_not_finite(self.trainer, self)
+        else:
             self._check_weights()
 
     def on_test_start(self) -> None:

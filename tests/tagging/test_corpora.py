@@ -303,9 +303,9 @@ def test_an_unseen_type_is_refused_or_missed(
     ]  # fmt: skip
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"Note: 3 words in 2 sentences of {tmp_path / 'test.txt'} have a type that no training tag "
-        "has (MISC, ORG): they are scored as missed, and the loss leaves them out, or their "
-        "sentences with output crf."
+        f"Note: {tmp_path / 'test.txt'} has a type that no training tag has (MISC, ORG) on 3 of 6 "
+        "words, in 2 of 3 sentences: they are scored as missed, and the loss leaves these words "
+        "out, or with output crf the sentences."
     )
     with pytest.raises(ValueError, match="unseen_types error or missed, got 'skip'"):
         read_tagged(folder, "BIO", unseen_types="skip")  # type: ignore[arg-type]
@@ -318,7 +318,7 @@ def test_an_unseen_label_is_refused_or_missed(
     with pytest.raises(DataError, match=r"valid.txt, line 2: no training tag has the label ,, "):
         read_tagged(folder, "labels")
     assert read_tagged(folder, "labels", unseen_types="missed").valid[0].tags == ["NNS", ","]
-    assert "1 words in 1 sentences" in caplog.text
+    assert "has a label that no training tag has (,) on 1 of 2 words, in 1 of 1" in caplog.text
 
 
 def test_a_known_corpus_has_its_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

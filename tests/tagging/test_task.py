@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from seqeval.metrics import f1_score
@@ -646,3 +647,16 @@ def test_a_model_that_is_not_finite_is_not_tested(folder):
         model.casing.weight.data[0, 0] = value
         with pytest.raises(FloatingPointError, match=r"casing\.weight is NaN or infinite"):
             make_trainer().test(model, data, verbose=False)
+
+
+@pytest.mark.training
+def test_a_training_that_diverges_before_a_validation_is_told_what_helps(folder):
+    class Break(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            module.emissions.bias.data[0] = math.nan
+
+    data = make_data(folder)
+    trainer = make_trainer(callbacks=[Break()], val_check_interval=1, log_every_n_steps=50)
+    with pytest.raises(FloatingPointError, match=r"emissions\.bias is not finite after step 1, .*"
+                       "lower the learning rate"):  # fmt: skip
+        trainer.fit(make_model(data), data)

@@ -203,6 +203,24 @@ def test_weights_that_are_not_finite_are_never_saved(every, corpus, tmp_path):
     assert_finite(tmp_path, "best", "last", "newest")
 
 
+def test_no_checkpoint_between_validations_holds_weights_that_are_not_finite(corpus, tmp_path):
+    class Break(Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            if trainer.global_step == 3:
+                module.decoder.bias.data[0] = torch.nan
+
+    every = ModelCheckpoint(tmp_path, filename="newest", every_n_train_steps=1)
+    trainer = make_trainer(
+        callbacks=[Break(), KeepGoodCheckpoints(), every],
+        enable_checkpointing=True,
+        limit_val_batches=0,
+    )
+    data = make_data(corpus)
+    with pytest.raises(FloatingPointError, match=r"decoder\.bias is not finite after step 3, so no"):
+        trainer.fit(make_model(data), data)
+    assert_finite(tmp_path, "newest")
+
+
 @pytest.mark.parametrize(("culprit", "step"), [(3, 0), (4, 1), (8, 2)])
 def test_the_step_is_named_whose_loss_is_not_finite(culprit, step, corpus, monkeypatch):
     """Of nine batches in steps of four, the last of one, the only one of which is looked at."""

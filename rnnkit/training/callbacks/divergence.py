@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from rnnkit.training.not_finite import remedy, weight_not_finite
+from rnnkit.training.not_finite import stop_if_not_finite
 
 
 class KeepGoodCheckpoints(Callback):
@@ -25,8 +25,4 @@ class KeepGoodCheckpoints(Callback):
         Raises:
             FloatingPointError: A weight is NaN or infinite; the message names it.
         """
-        if name := weight_not_finite(pl_module):
-            raise FloatingPointError(
-                f"{name} is not finite after step {trainer.global_step}, so no checkpoint was "
-                f"written: {remedy(trainer, trainer.global_step)}"
-            )
+        stop_if_not_finite(trainer, pl_module)
