@@ -35,6 +35,7 @@ from rnnkit.nn.dropout import LockedDropout
 from rnnkit.nn.encoder_decoder import CELLS, CellName
 from rnnkit.screen.pictures import draw_confusion
 from rnnkit.tagging.data import UNSEEN, TaggedSentences
+from rnnkit.tagging.watched import BEST, check_watched
 from rnnkit.tagging.words import CASINGS, PADDING, UNKNOWN_ID, Sentences, padded
 from rnnkit.training.task import Task, check_probabilities, check_sizes
 
@@ -191,7 +192,7 @@ class Tagger(Task):
                     with torch.no_grad():
                         embedding.weight[embedding.padding_idx].zero_()
         labels = scheme == "labels"
-        self.plateaus = {"min": "val/loss", "max": "val/accuracy" if labels else "val/f1"}
+        self.plateaus = {"min": "val/loss", "max": BEST[labels]}
         self.validation_scores: EntityF1 | LabelScores
         self.test_scores: EntityF1 | LabelScores
         self.validation_scores = LabelScores() if labels else EntityF1(scheme)
@@ -226,27 +227,8 @@ class Tagger(Task):
             self.embedding.weight[ids.to(self.device)] = rows.to(self.embedding.weight)
 
     def on_fit_start(self) -> None:
-        """Refuse to watch a score that is never logged, before an epoch is spent.
-
-        Raises:
-            ValueError: A callback or the scheduler watches one of entities where the tags are
-                labels, or of labels where they are not.
-        """
-        schedulers = [(each.scheduler, each.monitor) for each in self.trainer.lr_scheduler_configs]
-        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
-        watching = [*schedulers, *((each, getattr(each, "monitor", None)) for each in callbacks)]
-        labels = self.scheme == "labels"
-        what = "labels" if labels else "entities"
-        for who, score in watching:
-            if score in ("val/accuracy", "val/f1_macro"):
-                absent = not labels
-            else:  # of entities there are scores of each type too
-                absent = labels and str(score).startswith(("val/f1", "val/precision", "val/recall"))
-            if absent:
-                raise ValueError(
-                    f"{type(who).__name__} watches {score}, a score that {what} do not have: make "
-                    f"its monitor {self.plateaus['max']}"
-                )
+        """Refuse to watch a score that is never logged, before an epoch is spent."""
+        check_watched(self.trainer, self.scheme)
 
     def forward(self, sentences: Sentences) -> Tensor:
         """Scores of the tags, (T, B, K); meaningless on padding.

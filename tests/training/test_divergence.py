@@ -216,7 +216,7 @@ def test_no_checkpoint_between_validations_holds_weights_that_are_not_finite(cor
         limit_val_batches=0,
     )
     data = make_data(corpus)
-    with pytest.raises(FloatingPointError, match=r"decoder\.bias is not finite after step 3, so no"):
+    with pytest.raises(FloatingPointError, match=r"decoder\.bias is not finite after step 3,"):
         trainer.fit(make_model(data), data)
     assert_finite(tmp_path, "newest")
 
