@@ -41,24 +41,36 @@ def main(argv: list[str]) -> int:
         return _fail(error)
 
 
+_DESCRIPTION = """\
+rnnkit data list
+rnnkit data get multi30k
+rnnkit data where multi30k
+
+Datasets that rnnkit knows by name: list them, get them, say where they lie. Files are looked for as
+NAME/FILE in the folder that RNNKIT_DATA_DIR names, then in the cache; `get` downloads what is
+missing into the cache. Every file is verified by its checksum.
+"""
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        prog="rnnkit data",
-        description="Datasets that rnnkit knows by name: list them, get them, say where they lie.",
-        epilog=(
-            "Files are looked for as NAME/FILE in the folder that RNNKIT_DATA_DIR names, then in "
-            "the cache; `get` downloads what is missing into the cache. Every file is verified "
-            "by its checksum."
-        ),
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(prog="rnnkit data", description=_DESCRIPTION, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("list", help="show every dataset: size, licence, and whether it is here")
+    commands.add_parser(
+        "list",
+        help="show every dataset: size, licence, and whether it is here",
+        description="rnnkit data list\n\n"
+        "Show every dataset: what it holds, size, licence, and whether it is here.",
+        formatter_class=raw,
+    )
     get = commands.add_parser(
         "get",
         help="verify datasets and download what is missing",
-        description="Verify datasets and download what is missing into the cache.",
+        description="rnnkit data get multi30k tinyshakespeare\n\n"
+        "Verify datasets and download what is missing into the cache.",
+        formatter_class=raw,
     )
-    get.add_argument("names", nargs="+", choices=DATASETS, metavar="NAME", help=_NAMES)
+    get.add_argument("names", nargs="+", choices=_known(), metavar="NAME", help=_NAMES)
     get.add_argument(
         "--accept-licence",
         action="store_true",
@@ -67,16 +79,32 @@ def _parser() -> argparse.ArgumentParser:
     where = commands.add_parser(
         "where",
         help="print the path of a dataset's files, or where to put them",
-        description=(
-            "Print the path of each file of a dataset, or where to put those that are missing "
-            "(exit status 1); without NAME, the folders that are searched."
-        ),
+        description="rnnkit data where multi30k\n\n"
+        "Print the path of each file of a dataset, or where to put those that are missing (exit\n"
+        "status 1); without NAME, the folders that are searched.",
+        formatter_class=raw,
     )
-    where.add_argument("name", nargs="?", choices=DATASETS, metavar="NAME", help=_NAMES)
+    where.add_argument("name", nargs="?", choices=_known(), metavar="NAME", help=_NAMES)
     return parser
 
 
+# Corpora that are made and have no file: what each holds, and its licence.
+_BUILT_IN = {
+    BUILT_IN: ("language modelling: Python's reference", "PSF"),
+    "dates": ("translation: English and ISO 8601", "Apache-2.0"),
+    "numbers": ("translation: words and digits", "Apache-2.0"),
+    "announcements": ("tagging: people, organisations, places, dates", "Apache-2.0"),
+}
+
 _NAMES = f"one of {', '.join(DATASETS)}"
+
+
+def _known() -> list[str]:
+    return [*_BUILT_IN, *DATASETS]
+
+
+def _built_in(name: str) -> str:
+    return f"{name} is built in: it has no file, `--data.corpus {name}` reads it"
 
 
 def _list() -> int:
@@ -89,9 +117,8 @@ def _list() -> int:
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("licence")
     table.add_column("here", no_wrap=True)
-    table.add_row(BUILT_IN, "language modelling: Python's reference", "", "PSF", "built in")
-    for name, holds in (("dates", "English and ISO 8601"), ("numbers", "words and digits")):
-        table.add_row(name, f"translation: {holds}", "", "Apache-2.0", "built in")
+    for name, (holds, licence) in _BUILT_IN.items():
+        table.add_row(name, holds, "", licence, "built in")
     for dataset in DATASETS.values():
         holds = f"{dataset.task}: {dataset.facts}"
         size = decimal(dataset.size)
@@ -117,6 +144,9 @@ def _presence(dataset: Dataset) -> str:
 def _get(names: list[str], *, accept_licence: bool) -> int:
     status = 0
     for name in names:
+        if name in _BUILT_IN:
+            print(f"rnnkit data: {_built_in(name)}", file=sys.stderr)
+            continue
         note = DATASETS[name].licence_note
         if note is not None and accept_licence:
             print(f"{note}.", file=sys.stderr)
@@ -134,6 +164,8 @@ def _where(name: str | None) -> int:
     if name is None:
         print(visible(_searched()))
         return 0
+    if name in _BUILT_IN:
+        return _fail(_built_in(name))
     dataset = DATASETS[name]
     missing = []
     for file in dataset.files:

@@ -4,7 +4,9 @@ from pathlib import Path
 import pytest
 
 from rnnkit.data.command import main
-from rnnkit.data.registry import DATASETS, DataFile, Dataset
+from rnnkit.data.registry import BUILT_IN, DATASETS, DataFile, Dataset
+from rnnkit.tagging import corpora as tagging
+from rnnkit.translation import corpora as translation
 
 
 @pytest.fixture
@@ -32,6 +34,27 @@ def test_list_shows_size_licence_and_presence(
     assert "LDC, restricted" in rows["ptb"]
     assert rows["ptb"].rstrip().endswith("no")
     assert rows["little"].rstrip().endswith("1 of 2 files")
+
+
+def test_every_corpus_that_is_built_in_is_listed_with_its_task(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    built_in = {line[0]: line[1] for line in lines if line[-2:] == ["built", "in"]}
+    tasks = {BUILT_IN: "language", **dict.fromkeys(translation._BUILT_IN, "translation:")}
+    assert built_in == {**tasks, tagging.BUILT_IN: "tagging:"}
+
+
+def test_what_is_built_in_has_no_file(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["get", "announcements"]) == 0
+    sentence = "announcements is built in: it has no file, `--data.corpus announcements` reads it"
+    assert sentence in capsys.readouterr().err
+    assert main(["where", "announcements"]) == 1
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert not said.out
 
 
 @pytest.mark.parametrize("root", ["cache", "data dir"])
