@@ -22,7 +22,6 @@ commands:
   fit        train the model of a configuration: rnnkit fit -c lm/python_docs
   validate   score a checkpoint on the validation data: rnnkit validate -c ... --ckpt_path ...
   test       score a checkpoint on the test data: rnnkit test -c ... --ckpt_path ...
-  predict    let a checkpoint predict: rnnkit predict -c ... --ckpt_path ...
   configs    list the configurations that come with rnnkit: rnnkit configs
   study      train several configurations, with a table and pictures: rnnkit study ptb-small
   generate   let a language model write: rnnkit generate --ckpt ... --prompt ...
@@ -37,7 +36,7 @@ commands:
 where in the program an error arose.
 """
 
-_TRAINING = ("fit", "validate", "test", "predict")
+_TRAINING = ("fit", "validate", "test")
 
 # Where each command stands. It is imported when it is asked for: Lightning takes seconds.
 _COMMANDS = {
@@ -51,6 +50,12 @@ _COMMANDS = {
     "tag": "rnnkit.tagging.tag",
     "data": "rnnkit.data.command",
     "bench": "rnnkit_benchmarks.command",
+}
+
+# Lightning's command of this name would print nothing that one could use.
+_INSTEAD = {
+    "predict": "translate, tag, generate and score let a checkpoint work on text of yours, as in "
+    "rnnkit tag --ckpt best.ckpt < text.txt"
 }
 
 # One of these is something that the user can put right; anything else is a defect of the program.
@@ -80,8 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rnnkit {rnnkit.__version__}")
         return 0
     if not arguments or arguments[0] not in _COMMANDS:
-        found = f"there is no command {arguments[0]!r}" if arguments else "a command is missing"
-        print(f"rnnkit: {sentence(found)}: choose from {', '.join(_COMMANDS)}", file=sys.stderr)
+        found = f"there is no command {arguments[0]}" if arguments else "a command is missing"
+        advice = _INSTEAD.get("".join(arguments[:1]), f"choose from {', '.join(_COMMANDS)}")
+        print(f"rnnkit: {sentence(found)}: {advice}", file=sys.stderr)
         return 2
     command = arguments[0]
     warnings.formatwarning = _visible_warning

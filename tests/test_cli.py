@@ -20,7 +20,7 @@ from rnnkit.cli import main
 from tests.forks import Process
 
 COMMANDS = (
-    *("fit", "validate", "test", "predict", "configs", "study", "generate", "score", "plot"),
+    *("fit", "validate", "test", "configs", "study", "generate", "score", "plot"),
     *("translate", "tag", "data", "bench"),
 )
 
@@ -208,6 +208,13 @@ def test_no_command_and_an_unknown_one_list_what_there_is(rnnkit):
         status, _, errors = rnnkit(".", *arguments)
         assert status == 2
         assert f"choose from {', '.join(COMMANDS)}" in sentence(errors)
+
+
+def test_predict_is_no_command_and_what_does_its_work_is_named(rnnkit):
+    assert "predict" not in rnnkit(".", "--help")[1]
+    status, _, errors = rnnkit(".", "predict", "-c", "tagging/announcements")
+    assert status == 2
+    assert "translate, tag, generate and score let a checkpoint work on text" in sentence(errors)
 
 
 def test_data_is_handed_to_its_own_command(rnnkit):

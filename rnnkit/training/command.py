@@ -1,4 +1,4 @@
-"""`rnnkit fit | validate | test | predict`: Lightning's command line, set up for our tasks."""
+"""`rnnkit fit | validate | test`: Lightning's command line, set up for our tasks."""
 
 from __future__ import annotations
 
@@ -80,6 +80,13 @@ class TrainingCLI(LightningCLI):
     """
 
     arguments: list[str]
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's without predict: commands of the tasks do that, and print what they find."""
+        return {
+            name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let the data tell the model its vocabularies; float32 products."""

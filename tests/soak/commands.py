@@ -86,7 +86,7 @@ def check_configuration(edits: list[tuple[int, str, str]]) -> None:
 
 
 COMMANDS = (
-    *("fit", "validate", "test", "predict", "study", "generate", "score", "plot", "translate"),
+    *("fit", "validate", "test", "study", "generate", "score", "plot", "translate"),
     *("tag", "data"),
 )
 _WORDS = (

@@ -114,7 +114,7 @@ def test_the_precision_of_products_is_set(corpus, tmp_path, monkeypatch):
     assert main([*common, "--float32_matmul_precision", "low"]) == 1
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["validate", "test"])
 def test_an_untrained_model_is_not_scored(command, corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     path = ROOT / "configs/lm/ptb_zaremba_small.yaml"

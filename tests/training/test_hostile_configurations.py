@@ -230,7 +230,7 @@ def test_what_is_no_file_of_text_is_no_configuration(rnnkit, path):
         assert errors.startswith("rnnkit fit: ")
 
 
-@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
 def test_a_harmful_checkpoint_is_refused_by_training(folder, rnnkit, command):
     (folder / "plain.yaml").write_text(plain())
     status, _, errors = rnnkit(command, "-c", "plain.yaml", "--ckpt_path", "bomb.ckpt")
