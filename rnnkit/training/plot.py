@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from itertools import count, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,12 @@ from rnnkit.data.registry import DataError
 from rnnkit.screen.atomic_file import atomic_write
 from rnnkit.screen.terminal import Parser, visible
 from rnnkit.training.callbacks.curve import Score, column, read_rows, score_of, set_axes
+
+_DESCRIPTION = """\
+rnnkit plot runs/conll2003/version_0 runs/conll2003/version_1 --metric f1 --out f1.png
+
+Draw the curves of several runs in one picture.
+"""
 
 _UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
@@ -46,7 +53,8 @@ def find_run(path: Path) -> Run:
     """
     file = path / "metrics.csv" if path.is_dir() else path
     if not file.is_file():
-        runs = sorted(each.parent.name for each in path.glob("*/metrics.csv"))
+        found_below = (*path.glob("*/metrics.csv"), *path.glob("*/*/metrics.csv"))
+        runs = sorted(str(each.parent.relative_to(path)) for each in found_below)
         hint = f": it holds runs, name one of them: {', '.join(runs)}" if runs else ""
         found = "has no metrics.csv" if path.is_dir() else "does not exist"
         raise DataError(f"{path} {found}{hint}")
@@ -238,7 +246,9 @@ def main(argv: list[str]) -> int:
         ValueError: An argument makes no sense.
     """
     parser = Parser(
-        prog="rnnkit plot", description="Draw the curves of several runs in one picture."
+        prog="rnnkit plot",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or its metrics.csv")
@@ -250,9 +260,19 @@ def main(argv: list[str]) -> int:
         "as train/loss (default: ppl)",
     )
     add(
-        "--out", type=Path, default=Path("curves.png"), metavar="FILE", help="(default: curves.png)"
+        "--out",
+        type=Path,
+        default=Path("curves.png"),
+        metavar="FILE",
+        help="the picture, as its ending says: .png, .svg, .pdf (default: curves.png)",
     )
-    add("--x", choices=("step", "epoch", "time"), default="step", help="(default: step)")
+    add(
+        "--x",
+        choices=("step", "epoch", "time"),
+        default="step",
+        help="what runs along the bottom: optimizer steps, epochs, or time of training "
+        "(default: step)",
+    )
     arguments = parser.parse_args(argv)
     runs = [find_run(path) for path in arguments.runs]
     for line in draw_runs(runs, arguments.metric, arguments.x, arguments.out):

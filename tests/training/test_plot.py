@@ -1,5 +1,7 @@
 """`rnnkit plot` on small tables of metrics."""
 
+from pathlib import Path
+
 import pytest
 from matplotlib.figure import Figure
 
@@ -154,4 +156,7 @@ def test_what_cannot_be_drawn_is_told(content, arguments, expected, tmp_path, pl
 def test_a_folder_of_runs_names_them(runs, plot):
     errors = plot(runs[0].parent)[2]
     assert "small has no metrics.csv: it holds runs, name one of them: version_0" in errors
+    errors = plot(runs[0].parents[1])[2]
+    assert "has no metrics.csv: it holds runs, name one of them: " in errors
+    assert str(Path("small", "version_0")) in errors
     assert "nowhere does not exist" in plot("nowhere")[2]
