@@ -38,11 +38,8 @@ from rnnkit.training.callbacks.signals import StopOnSignal
 from rnnkit.training.configurations import restrict
 from rnnkit.training.factory import Factory
 from rnnkit.training.messages import select_messages
+from rnnkit.training.runs import name_of_run, root_of
 from rnnkit.training.shipped import with_paths
-
-RUNS = Path("runs")
-"""Folder of all runs: `runs/<name of the first configuration file>/version_<n>`."""
-
 
 _FROM_DATA = (
     "vocabulary_size",
@@ -85,7 +82,9 @@ class TrainingCLI(LightningCLI):
     def subcommands() -> dict[str, set[str]]:
         """Lightning's without predict: commands of the tasks do that, and print what they find."""
         return {
-            name: skipped for name, skipped in LightningCLI.subcommands().items() if name != "predict"
+            name: skipped
+            for name, skipped in LightningCLI.subcommands().items()
+            if name != "predict"
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -152,8 +151,14 @@ class TrainingCLI(LightningCLI):
     def _equipped(self, settings: Namespace) -> dict[str, Any]:
         """What a Trainer gets; our callbacks come after those of the configuration."""
         given: dict[str, Any] = {}
-        if settings.get("logger") is None:
-            given["logger"] = CSVLogger(RUNS, name=self._run_name())
+        logger, saves = settings.get("logger"), settings.get("enable_checkpointing") is not False
+        ours = CSVLogger(root_of(settings.get("default_root_dir")), name=self._run_name())
+        if logger is None or logger is True:
+            given["logger"] = ours
+        elif not logger:  # checkpoints and config.yaml lie where they would with one
+            given["default_root_dir"] = ours.log_dir
+            if self.subcommand != "fit" or not saves:
+                self.save_config_callback = None  # there would be nothing beside it
         if settings.get("profiler") is None:
             given["profiler"] = NoProfiler()
         callbacks: list[Callback] = [
@@ -166,7 +171,7 @@ class TrainingCLI(LightningCLI):
             NothingToDo(),
             StopOnSignal(shlex.join(["rnnkit", *self.arguments])),
         ]
-        if settings.get("enable_checkpointing") is not False:
+        if saves:
             callbacks += [LastCheckpoint(), AveragedCheckpoint()]
         if settings.get("enable_progress_bar") is not False:
             callbacks.append(TrainingProgress())
@@ -190,7 +195,7 @@ class TrainingCLI(LightningCLI):
     def _run_name(self) -> str:
         configs = self.config[self.subcommand].get("config") or []
         # Those that follow the first change something about it, such as the devices.
-        return Path(str(configs[0])).stem if configs else type(self.model).__name__
+        return name_of_run(str(configs[0])) if configs else type(self.model).__name__
 
 
 def _one_sentence(message: str) -> str:

@@ -21,7 +21,8 @@ from lightning.pytorch.callbacks import Timer
 from rnnkit.screen.atomic_file import atomic_write
 from rnnkit.screen.terminal import Parser, visible
 from rnnkit.training.callbacks.checkpoint_io import read_checkpoint
-from rnnkit.training.command import RUNS, TrainingCLI, run
+from rnnkit.training.command import TrainingCLI, run
+from rnnkit.training.runs import root_of
 from rnnkit.training.shipped import FOLDER
 
 _DESCRIPTION = """\
@@ -139,7 +140,7 @@ def main(argv: list[str]) -> int:
         raise ValueError(
             f"there is no {missing[0]}: leave --configs out to run the configurations of rnnkit"
         )
-    folder = RUNS / arguments.study.replace("-", "_")
+    folder = Path(_root(extra)) / arguments.study.replace("-", "_")
     report = Path(arguments.report) if arguments.report else folder
     diverged: list[str] = []
     for seed in arguments.seeds:
@@ -157,6 +158,13 @@ def main(argv: list[str]) -> int:
     if diverged:
         print(f"rnnkit study: without a result: {', '.join(diverged)}", file=sys.stderr)
     return int(bool(diverged))
+
+
+def _root(options: list[str]) -> str:
+    """The folder of all runs, which an option of `rnnkit fit` may name."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--trainer.default_root_dir", dest="root")
+    return root_of(parser.parse_known_args(options)[0].root)
 
 
 def _finished(place: Path, options: list[str]) -> bool:

@@ -89,6 +89,14 @@ def test_every_run_has_its_curve_its_picture_and_its_row(study, capsys):
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_study_keeps_its_runs_where_its_options_say(study):
+    options = ("--trainer.default_root_dir", "there", "--trainer.max_epochs", "1")
+    assert run("--runs", "plain", "--", *options) == 0
+    assert (study / "there" / "ptb_small" / "plain_seed0" / "result.json").is_file()
+    assert not (study / "runs").exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_a_study_goes_on_where_it_was_stopped(study):
     assert run("--runs", "dropped") == 0
     unbroken = study / "runs" / "ptb_small" / "dropped_seed0"
