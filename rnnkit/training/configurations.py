@@ -21,6 +21,8 @@ import yaml  # type: ignore[import-untyped]
 from jsonargparse import get_loader, set_loader, set_parsing_settings
 from jsonargparse.typing import register_type
 
+from rnnkit.training.class_names import import_named
+
 # Ours have 6 levels and 100 values.
 MOST_LEVELS = 50
 MOST_VALUES = 100_000
@@ -176,8 +178,10 @@ def check_names(value: Any) -> None:
             what cannot be imported; or arguments are given to what is named without one, or such
             as the class does not take.
     """
-    if isinstance(value, str) and "*" in value and "&" in value:
-        _check_quoted(value)
+    if isinstance(value, str):
+        import_named(value)  # jsonargparse finds it by this name from now on
+        if "*" in value and "&" in value:
+            _check_quoted(value)
     if isinstance(value, list):
         for item in value:
             check_names(item)
@@ -211,6 +215,8 @@ def _check_quoted(text: str) -> None:
 
 def _check_class(path: str) -> type | None:
     """The class of a path; None where jsonargparse has to look for it, or to say that it lacks."""
+    if (ours := import_named(path)) is not None:
+        return ours
     parts = path.split(".")
     if len(parts) == 1 or not all(part.isidentifier() for part in parts):
         return None
