@@ -19,7 +19,7 @@ usage: rnnkit COMMAND ...
 Recurrent networks for sequences: train them, score them, use them.
 
 commands:
-  fit        train the model of a configuration: rnnkit fit -c lm/python_docs
+  fit        train the model of a configuration: rnnkit fit -c tagging/announcements
   validate   score a checkpoint on the validation data: rnnkit validate -c ... --ckpt_path ...
   test       score a checkpoint on the test data: rnnkit test -c ... --ckpt_path ...
   configs    list the configurations that come with rnnkit: rnnkit configs
@@ -32,8 +32,8 @@ commands:
   data       list the known datasets, get them, say where they lie
   bench      measure the layers against torch.nn and other peers: rnnkit bench --quick
 
-`rnnkit COMMAND --help` tells more, `rnnkit --version` which release this is. RNNKIT_DEBUG=1 shows
-where in the program an error arose.
+`rnnkit COMMAND --help` tells more, `rnnkit fit -c NAME --help` the options of a configuration,
+`rnnkit --version` which release this is. RNNKIT_DEBUG=1 shows where in the program an error arose.
 """
 
 _TRAINING = ("fit", "validate", "test")

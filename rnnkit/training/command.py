@@ -23,6 +23,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from rnnkit.screen.terminal import visible
 from rnnkit.training.callbacks.averaged_checkpoint import AveragedCheckpoint
 from rnnkit.training.callbacks.best_checkpoint import KeepBestCheckpoint
 from rnnkit.training.callbacks.checkpoint_io import AtomicCheckpointIO, read_checkpoint
@@ -35,9 +36,12 @@ from rnnkit.training.callbacks.last_checkpoint import LastCheckpoint
 from rnnkit.training.callbacks.nothing_to_do import NothingToDo
 from rnnkit.training.callbacks.progress import TrainingProgress
 from rnnkit.training.callbacks.signals import StopOnSignal
+from rnnkit.training.class_names import import_named
 from rnnkit.training.configurations import restrict
 from rnnkit.training.factory import Factory
+from rnnkit.training.help import answer, question
 from rnnkit.training.messages import select_messages
+from rnnkit.training.mistakes import lacking, told
 from rnnkit.training.runs import name_of_run, root_of
 from rnnkit.training.shipped import with_paths
 
@@ -100,10 +104,31 @@ class TrainingCLI(LightningCLI):
         for name in _FROM_DATA:
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As Lightning's, but help and errors come from here where model or data are missing."""
+        parser.add_lightning_class_args(self.trainer_class, "trainer")
+        parser.set_defaults({"trainer.enable_model_summary": False})
+        parser.add_lightning_class_args(LightningModule, "model", True, required=False)
+        parser.add_lightning_class_args(LightningDataModule, "data", True, required=False)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and keep the arguments as they were given."""
+        """Parse, and keep the arguments as they were given; or print the help that they ask for.
+
+        Raises:
+            ValueError: There is no model or no data.
+            SystemExit: The help has been printed.
+        """
         self.arguments = args
+        for argument in args:  # of `--model.help Tagger`, which is no value that is read
+            import_named(argument.rpartition("=")[2])
+        if (asked := question(args)) is not None:
+            given = parser.parse_args(with_paths(asked.arguments), defaults=False)
+            print(visible(answer(asked, given[args[0]], _FROM_DATA)), end="")
+            raise SystemExit(0)
         self.config = parser.parse_args(with_paths(args))
+        for part in ("model", "data"):
+            if self.config[args[0]].get(part) is None:
+                raise ValueError(lacking(args, part))
 
     def instantiate_classes(self) -> None:
         """Make model, data and trainer; the model can be copied, as callbacks that average do."""
@@ -187,7 +212,6 @@ class TrainingCLI(LightningCLI):
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         bare = [each for each in callbacks if not isinstance(each, (Checkpoint, ProgressBar))]
         self.save_config_callback = None  # there is no folder of the run
-        self.trainer_defaults.pop("enable_model_summary")
         warnings.filterwarnings("ignore", message=r".*`self.log\(\)` but `Trainer\(barebones")
         print("barebones: no checkpoints, logs, pictures and progress, for the speed alone")
         return {**_NOT_BARE, "callbacks": bare}
@@ -196,19 +220,6 @@ class TrainingCLI(LightningCLI):
         configs = self.config[self.subcommand].get("config") or []
         # Those that follow the first change something about it, such as the devices.
         return name_of_run(str(configs[0])) if configs else type(self.model).__name__
-
-
-def _one_sentence(message: str) -> str:
-    """A message of jsonargparse without the list of all the types that it tried."""
-    noise = (
-        "Does not validate",
-        "Subtypes:",
-        "Errors:",
-        "Given value",
-        "- Expected a <class 'None",
-    )
-    lines = [line.strip() for line in message.splitlines()]
-    return " ".join(line.removeprefix("- ") for line in lines if not line.startswith(noise))
 
 
 def keep_freed_memory() -> None:
@@ -264,17 +275,13 @@ def run(arguments: list[str]) -> TrainingCLI:
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            trainer_defaults={"enable_model_summary": False},
             seed_everything_default=0,
             save_config_kwargs={"overwrite": True},
             parser_kwargs=parser_settings,
             args=arguments,
         )
     except ArgumentError as error:
-        told = _one_sentence(str(error))
-        if told.startswith('Parser key "config": File does not exist'):
-            told += "; `rnnkit configs` lists the names of those that come with rnnkit"
-        raise ValueError(told) from None
+        raise ValueError(told(str(error), arguments)) from None
     except MisconfigurationException as error:
         raise ValueError(str(error)) from None
     except (RuntimeError, ValueError) as error:

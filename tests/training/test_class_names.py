@@ -101,6 +101,9 @@ class {name}({kind}):
         ("LateModel1", ["-c", "mine.yaml", "--print_config"], "late_model1.LateModel1"),
         ("LateModel2", ["--model", "LateModel2", "--print_config"], "late_model2.LateModel2"),
         ("LateData3", ["--data=LateData3", "--print_config"], "late_data3.LateData3"),
+        ("LateModel4", ["--model.help", "LateModel4"], "model LateModel4:"),
+        ("LateData5", ["--data.help=LateData5"], "data LateData5:"),
+        ("LateModel6", ["--model.help", "LateModel6", "--model.optimizer.help", "SGD"], "momentum"),
     ],
 )
 def test_a_class_is_imported_where_its_name_stands(
