@@ -6,19 +6,28 @@ import argparse
 import inspect
 import re
 import shlex
+import shutil
+import textwrap
 from collections.abc import Mapping, Sequence
 from pkgutil import resolve_name
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from rnnkit.training.class_names import ROOMS, classes_of, import_named
-from rnnkit.training.help_texts import ABOUT, EXAMPLE, GENERAL, MORE, TRAINER, USED
+from rnnkit.training.help_texts import ABOUT, COPY, EXAMPLE, GENERAL, TRAINER, USED, WITHIN
 
 KINDS: Mapping[str, type] = {"model": LightningModule, "data": LightningDataModule}
 """What a configuration names a class for."""
+
+
+Part: TypeAlias = tuple[str, str, list[argparse.Action]]
+"""A part of the options: its heading, what is said of it, the options."""
+
+POSITION = 40
+"""The column at which explanations begin."""
 
 
 class Question(NamedTuple):
@@ -79,24 +88,23 @@ def answer(asked: Question, given: Namespace, from_data: Sequence[str]) -> str:
     formatter = Values("rnnkit")
     formatter.add_lines(_examples(asked, named))
     if asked.part == "all":
-        formatter.add_text(ABOUT[command])
         where = "value in this configuration" if named else "default"
-        formatter.add_text(f"Each option stands with its {where}.")
+        formatter.add_text(f"{ABOUT[command]} Each option stands with its {where}.")
         general = [
             _option(name, given.get(name.lstrip("-"), value), text) for name, value, text in GENERAL
         ]
         formatter.add_options("all runs", "", general)
     for part in [*KINDS, "trainer"] if asked.part == "all" else [asked.part]:
-        if part == "trainer":
-            values = _values(given.get("trainer"))
-            some = None if asked.part == part else USED[command]
-            formatter.add_options(part, *_trainer(values, some))
-        elif part in named:
+        if part in named:
             formatter.add_options(*_of_class(part, named[part], from_data))
+        elif part in KINDS:
+            formatter.add_options(*_classes(part))
         else:
-            formatter.add_options(part, *_classes(part))
+            values = _values(given.get(part))
+            used = USED[command] if named else USED[command][:4]
+            formatter.add_options(*_trainer(values, used if asked.part == "all" else None))
     if asked.part == "all":
-        formatter.add_text(MORE)
+        formatter.add_text(WITHIN if named else COPY)
     return formatter.format_help()
 
 
@@ -126,18 +134,18 @@ def _examples(asked: Question, named: Mapping[str, Namespace]) -> list[str]:
     return [*plain, next(sizes, f"{typed}{checkpoint} --trainer.accelerator cpu")]
 
 
-def _classes(part: str) -> tuple[str, list[argparse.Action]]:
-    """The classes of rnnkit that may stand for a part, each with its summary."""
+def _classes(part: str) -> Part:
+    """The classes of rnnkit that may stand for a part, each with its summary on a line."""
+    width = shutil.get_terminal_size().columns - 2 - POSITION
     listed = [
-        argparse.Action([f"--{part}"], part, default=name, help=_summary(import_named(name)))
+        _option(f"--{part}", name, textwrap.shorten(summary, max(width, 20), placeholder=" …"))
         for name in classes_of(KINDS[part])
+        for summary in [_summary(import_named(name))]
     ]
-    return f"one of these, which `--{part}.help NAME` explains, or yours by its path", listed
+    return f"{part}, `--{part}.help NAME` explains one; yours go by their paths", "", listed
 
 
-def _of_class(
-    part: str, value: Namespace, from_data: Sequence[str]
-) -> tuple[str, str, list[argparse.Action]]:
+def _of_class(part: str, value: Namespace, from_data: Sequence[str]) -> Part:
     """The options of the class that a configuration names."""
     found = resolve_name(value["class_path"])
     taken = [name for name in from_data if name in inspect.signature(found).parameters]
@@ -163,9 +171,7 @@ def _actions(part: str, value: Namespace, skip: Sequence[str]) -> list[argparse.
     return actions
 
 
-def _trainer(
-    values: Mapping[str, Any], some: Sequence[str] | None
-) -> tuple[str, list[argparse.Action]]:
+def _trainer(values: Mapping[str, Any], some: Sequence[str] | None) -> Part:
     """Options of Lightning's Trainer: some, with texts of ours, or all with Lightning's."""
     if some is None:
         parser = ArgumentParser()
@@ -173,12 +179,13 @@ def _trainer(
         found = [each for each in parser._actions if "." in each.dest and _is_plain(each)]
         for action in found:
             action.default = values.get(action.dest.partition(".")[2], action.default)
-        return "Lightning's, each with its value", found
+        return "trainer, all options of Lightning's", "", found
     parameters = inspect.signature(Trainer).parameters
-    return "the most used of its options, `--trainer.help` shows all", [
+    used = [
         _option(f"--trainer.{name}", values.get(name, parameters[name].default), TRAINER[name])
         for name in some
     ]
+    return "trainer, the most used options; `--trainer.help` shows all", "", used
 
 
 def _option(name: str, value: Any, told: str) -> argparse.Action:
@@ -203,7 +210,7 @@ class Values(argparse.HelpFormatter):
     """Prints options as one types them, with their values: `--model.hidden_size 100`."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=40)
+        super().__init__(prog, max_help_position=POSITION)
 
     def add_lines(self, lines: Sequence[str]) -> None:
         """Add lines as they are, with a blank one after them."""
