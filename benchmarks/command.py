@@ -91,7 +91,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="rnnkit bench",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(

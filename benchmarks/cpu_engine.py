@@ -228,7 +228,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.cpu_engine",
         usage=argparse.SUPPRESS,  # the example stands first
         description=f"{EXAMPLE}\n\n{__doc__}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="FOLDER", help="where the figures go")

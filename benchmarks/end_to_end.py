@@ -220,7 +220,8 @@ def main(argv: list[str]) -> int:
     """Measure, print and write the figures; returns the exit status: 0, or 1 for an error."""
     parser = Parser(
         prog="rnnkit bench end-to-end",
-        description="Compare whole trainings with what one would write with PyTorch alone.",
+        description="rnnkit bench end-to-end small --against torch\n\n"
+        "Compare whole trainings with what one would write with PyTorch alone.",
     )
     add = parser.add_argument
     add(

@@ -207,7 +207,8 @@ def main(argv: list[str]) -> int:
     """Measure, print and write the figures; returns the exit status: 0, or 1 for an error."""
     parser = Parser(
         prog="rnnkit bench output-layers",
-        description="Compare the kinds of softmax of a language model: speed and perplexity.",
+        description="rnnkit bench output-layers --corpus ptb\n\n"
+        "Compare the kinds of softmax of a language model: speed and perplexity.",
     )
     add = parser.add_argument
     add("--corpus", default="python-docs", help="ptb, python-docs or a path (default: python-docs)")

@@ -14,7 +14,9 @@ from rnnkit.data.registry import DataError
 from rnnkit.screen.terminal import sentence, visible, waiting
 
 _HELP = """\
-usage: rnnkit COMMAND ...
+rnnkit configs
+rnnkit fit -c tagging/announcements
+rnnkit tag --ckpt runs/announcements/version_0/checkpoints/best.ckpt < text.txt
 
 Recurrent networks for sequences: train them, score them, use them.
 
@@ -29,7 +31,7 @@ commands:
   plot       draw the curves of several runs in one picture: rnnkit plot runs/...
   translate  translate lines with a checkpoint: rnnkit translate --ckpt ... < in > out
   tag        find entities in lines with a checkpoint: rnnkit tag --ckpt ... < in
-  data       list the known datasets, get them, say where they lie
+  data       list the known datasets, get them, say where they lie: rnnkit data list
   bench      measure the layers against torch.nn and other peers: rnnkit bench --quick
 
 `rnnkit COMMAND --help` tells more, `rnnkit fit -c NAME --help` the options of a configuration,

@@ -203,6 +203,24 @@ def test_help_lists_every_command(rnnkit):
         assert f"\n  {command} " in output
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        (),
+        *((each,) for each in COMMANDS),
+        *(("data", each) for each in ("list", "get", "where")),
+        *(("bench", each) for each in ("end-to-end", "output-layers")),
+    ],
+)
+def test_the_help_of_a_command_begins_with_an_example(command, rnnkit):
+    status, output, errors = rnnkit(".", *command, "--help")
+    assert status == 0, errors
+    paragraphs = output.split("\n\n")
+    first = paragraphs[1] if paragraphs[0].startswith("usage: ") else paragraphs[0]
+    words = " ".join(("rnnkit", *command))
+    assert all(line.startswith(words) for line in first.splitlines())
+
+
 def test_no_command_and_an_unknown_one_list_what_there_is(rnnkit):
     for arguments in ((), ("bogus",)):
         status, _, errors = rnnkit(".", *arguments)

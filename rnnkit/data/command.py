@@ -53,22 +53,19 @@ missing into the cache. Every file is verified by its checksum.
 
 
 def _parser() -> argparse.ArgumentParser:
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog="rnnkit data", description=_DESCRIPTION, formatter_class=raw)
+    parser = Parser(prog="rnnkit data", description=_DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser(
         "list",
         help="show every dataset: size, licence, and whether it is here",
         description="rnnkit data list\n\n"
         "Show every dataset: what it holds, size, licence, and whether it is here.",
-        formatter_class=raw,
     )
     get = commands.add_parser(
         "get",
         help="verify datasets and download what is missing",
         description="rnnkit data get multi30k tinyshakespeare\n\n"
         "Verify datasets and download what is missing into the cache.",
-        formatter_class=raw,
     )
     get.add_argument("names", nargs="+", choices=_known(), metavar="NAME", help=_NAMES)
     get.add_argument(
@@ -82,7 +79,6 @@ def _parser() -> argparse.ArgumentParser:
         description="rnnkit data where multi30k\n\n"
         "Print the path of each file of a dataset, or where to put those that are missing (exit\n"
         "status 1); without NAME, the folders that are searched.",
-        formatter_class=raw,
     )
     where.add_argument("name", nargs="?", choices=_known(), metavar="NAME", help=_NAMES)
     return parser

@@ -217,7 +217,9 @@ def main(argv: list[str]) -> int:
     """
     parser = Parser(
         prog="rnnkit score",
-        description="Score a text with a language model: one stream, every token once.",
+        description="rnnkit score letter.txt --ckpt best.ckpt\n"
+        "rnnkit score --corpus python-docs --ckpt best.ckpt\n\n"
+        "Score a text with a language model: one stream, every token once.",
     )
     add = parser.add_argument
     text = parser.add_mutually_exclusive_group(required=True)

@@ -65,7 +65,13 @@ def json_line(value: Any) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of a command line whose errors repeat nothing that acts on a terminal."""
+    """A parser of a command line whose errors repeat nothing that acts on a terminal.
+
+    A description keeps its lines: an example first, a blank line, and what the command does.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **settings})
 
     def error(self, message: str) -> NoReturn:
         """Print usage and error, and leave with status 2."""

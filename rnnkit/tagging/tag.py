@@ -147,7 +147,6 @@ def main(argv: list[str]) -> int:
         prog="rnnkit tag",
         description="rnnkit tag --ckpt best.ckpt < text.txt\n\n"
         "Find entities in standard input, a sentence a line. On a terminal it asks for lines.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_options(parser)

@@ -17,7 +17,7 @@ TRAINER = {
     "accelerator": "cpu, gpu, or auto: a GPU where there is one",
     "devices": "number of processes; every batch is shared among them",
     "default_root_dir": "folder of the runs; null is runs",
-    "logger": "null writes metrics.csv, false nothing; TensorBoardLogger is another one",
+    "logger": "null writes metrics.csv, false nothing; or TensorBoardLogger",
     "max_steps": "optimizer steps; -1 is no limit",
     "callbacks": "more: `--trainer.callbacks+=EarlyStopping --trainer.callbacks.monitor val/ppl`",
     "precision": "32-true, bf16-mixed, 16-mixed or 64-true; null is 32-true",

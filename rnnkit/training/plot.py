@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from itertools import count, pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -248,7 +247,6 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         prog="rnnkit plot",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or its metrics.csv")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import textwrap
 from collections.abc import Sequence
@@ -80,7 +79,6 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         prog="rnnkit configs",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="print this one (default: list all)"

@@ -6,7 +6,6 @@ and pictures fill as runs end.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import json
 import math
@@ -117,7 +116,6 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         prog="rnnkit study",
         description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("study", choices=list(STUDIES), help="which study")

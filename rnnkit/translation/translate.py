@@ -89,7 +89,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="rnnkit translate",
         description="rnnkit translate --ckpt best.ckpt < german.txt > english.txt\n\n"
         "Translate standard input, one line out for every line in; on a terminal it asks for them.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add_options(parser)
