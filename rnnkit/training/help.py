@@ -241,7 +241,11 @@ class Values(argparse.HelpFormatter):
         lines = super()._format_action(action)
         value = _values(action.default) if _names_class(action.default) else {}
         nested = _values(value.get("init_args"))
-        within = [_option(f"--{action.dest}.{name}", value, "") for name, value in nested.items()]
+        within = [  # torch's signatures have None where it can't be typed
+            _option(f"--{action.dest}.{name}", each, "")
+            for name, each in nested.items()
+            if each is not None
+        ]
         return lines + "".join(super(Values, self)._format_action(each) for each in within)
 
 
@@ -252,7 +256,9 @@ def shown(value: Any) -> str:
         name = path.rpartition(".")[2]
         return name if name in ROOMS and path.startswith("rnnkit.") else path
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(shown(each).rpartition('.')[2] or '[]' for each in value)}]"
+        if any(map(_names_class, value)):  # a list of callbacks, too long to be typed
+            return f"[{', '.join(shown(each).rpartition('.')[2] for each in value)}]"
+        return shlex.quote(f"[{', '.join(map(shown, value))}]")
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return shlex.quote(str(value)) if value != "" else ""

@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
@@ -59,6 +60,8 @@ def test_a_configuration_of_short_names_runs_and_is_saved_with_whole_ones(
     saved = yaml.safe_load(Path("runs/short/version_0/config.yaml").read_text())
     assert saved["model"]["class_path"] == f"{module}.{model}"
     assert saved["data"]["class_path"] == f"{module}.{data}"
+    checkpoint = torch.load("runs/short/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["_class_path"] == f"{module}.{model}"
     whole = {each["class_path"] for each in saved["trainer"]["callbacks"]}
     assert ("rnnkit.translation.SampleTranslations" in whole) == (task is translation)
 

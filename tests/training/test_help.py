@@ -94,6 +94,16 @@ def test_what_a_help_shows_can_be_typed(name, rnnkit):
         assert rnnkit(*shlex.split(example)[1:], "--print_config")
 
 
+def test_what_the_help_of_a_saved_configuration_shows_can_be_typed(rnnkit, tmp_path):
+    saved = tmp_path / "config.yaml"
+    saved.write_text(rnnkit("fit", "-c", "tagging/announcements", "--print_config"))
+    found = options(rnnkit("fit", "-c", str(saved), "--model.help"))
+    assert found["--model.optimizer.betas"] == "'[0.9, 0.999]'"
+    typed = shlex.split(" ".join(f"{each} {value}" for each, value in found.items()))
+    again = rnnkit("fit", "-c", str(saved), *typed, "--print_config")
+    assert yaml.safe_load(again) == yaml.safe_load(saved.read_text())
+
+
 def test_the_command_line_counts_in_the_help_too(rnnkit):
     changed = ("--model.hidden_size", "7", "--trainer.max_epochs=9", "--data.batch_size", "3")
     printed = rnnkit("fit", "-c", "tagging/announcements", "--help", *changed)
