@@ -164,6 +164,7 @@ def _fail(command: str, reason: str, error: Exception) -> int:
 
 # What the extra `train` brings along, by the names that are imported.
 _TRAIN_EXTRA = {
+    "docstring_parser",
     "jsonargparse",
     "lightning",
     "matplotlib",

@@ -22,7 +22,6 @@ from rnnkit.training.help_texts import ABOUT, COPY, EXAMPLE, GENERAL, TRAINER, U
 KINDS: Mapping[str, type] = {"model": LightningModule, "data": LightningDataModule}
 """What a configuration names a class for."""
 
-
 Part: TypeAlias = tuple[str, str, list[argparse.Action]]
 """A part of the options: its heading, what is said of it, the options."""
 

@@ -244,10 +244,7 @@ def main(argv: list[str]) -> int:
         DataError: A run has no metrics, or not the one that is asked for.
         ValueError: An argument makes no sense.
     """
-    parser = Parser(
-        prog="rnnkit plot",
-        description=_DESCRIPTION,
-    )
+    parser = Parser(prog="rnnkit plot", description=_DESCRIPTION)
     add = parser.add_argument
     add("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run, or its metrics.csv")
     add(

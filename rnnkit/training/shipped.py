@@ -76,10 +76,7 @@ def main(argv: list[str]) -> int:
     Raises:
         ValueError: There is no configuration of the name.
     """
-    parser = Parser(
-        prog="rnnkit configs",
-        description=_DESCRIPTION,
-    )
+    parser = Parser(prog="rnnkit configs", description=_DESCRIPTION)
     parser.add_argument(
         "name", nargs="?", metavar="NAME", help="print this one (default: list all)"
     )

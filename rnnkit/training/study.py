@@ -113,10 +113,7 @@ def main(argv: list[str]) -> int:
     if "--" in argv:
         cut = argv.index("--")
         own, extra = argv[:cut], argv[cut + 1 :]
-    parser = Parser(
-        prog="rnnkit study",
-        description=_DESCRIPTION,
-    )
+    parser = Parser(prog="rnnkit study", description=_DESCRIPTION)
     add = parser.add_argument
     add("study", choices=list(STUDIES), help="which study")
     add("--runs", nargs="+", metavar="NAME", help="only these members (default: all)")
