@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.text import Text
 
@@ -24,13 +24,15 @@ class TaggedLine(NamedTuple):
     Attributes:
         text: The line.
         places: Where its tokens stand in it.
+        scheme: Of the tags.
         tags: One for each token.
-        entities: What the tags say.
-        confidences: Of each entity, see `Tagger.confidences`.
+        entities: What the tags say; none where they are labels.
+        confidences: Of each entity, or of each label, see `Tagger.confidences`.
     """
 
     text: str
     places: Sequence[Place]
+    scheme: Scheme
     tags: list[str]
     entities: list[Entity]
     confidences: list[float]
@@ -42,7 +44,8 @@ class TaggedLine(NamedTuple):
 
     def in_scheme(self, scheme: Scheme) -> TaggedLine:
         """The same entities with tags of a scheme."""
-        return self._replace(tags=to_tags(self.entities, len(self.places), scheme))
+        tags = to_tags(self.entities, len(self.places), scheme)
+        return self._replace(scheme=scheme, tags=tags)
 
     def place(self, entity: Entity) -> Place:
         """Where an entity stands in the line."""
@@ -54,10 +57,12 @@ def conll(line: TaggedLine, confidence: bool = False) -> str:
 
     Args:
         line: A tagged line.
-        confidence: Whether a column before the tag tells how sure the entity is.
+        confidence: Whether a column before the tag tells how sure the entity or label is.
     """
     columns = [list(map(_printable, line.words))]
-    if confidence:
+    if confidence and line.scheme == "labels":
+        columns.append([f"{value:.4f}" for value in line.confidences])
+    elif confidence:
         sure = [NO_CONFIDENCE] * len(line.places)
         for entity, value in zip(line.entities, line.confidences, strict=True):
             sure[entity.start : entity.end] = [f"{value:.4f}"] * (entity.end - entity.start)
@@ -67,7 +72,13 @@ def conll(line: TaggedLine, confidence: bool = False) -> str:
 
 
 def as_json(line: TaggedLine) -> str:
-    """One JSON object: text, tokens, tags, and entities with their text, places and confidence."""
+    """One JSON object: text, tokens, tags, and entities with their text, places and confidence.
+
+    Where the tags are labels it has the confidence of each instead of entities.
+    """
+    parts: dict[str, Any] = {"text": line.text, "tokens": line.words, "tags": line.tags}
+    if line.scheme == "labels":
+        return json_line(parts | {"confidences": [round(value, 4) for value in line.confidences]})
     found = []
     for entity, confidence in zip(line.entities, line.confidences, strict=True):
         start, end = line.place(entity)
@@ -82,25 +93,27 @@ def as_json(line: TaggedLine) -> str:
                 "confidence": round(confidence, 4),
             }
         )
-    parts = {"text": line.text, "tokens": line.words, "tags": line.tags, "entities": found}
-    return json_line(parts)
+    return json_line(parts | {"entities": found})
 
 
 def as_spacy(line: TaggedLine) -> str:
-    """One JSON object that `spacy.tokens.Doc.from_json` reads: text, tokens and entities.
+    """One JSON object that `spacy.tokens.Doc.from_json` reads: text, tokens and entities or labels.
 
     To spaCy the blank behind a token is a part of it, and other white space a token of its own.
     """
-    pieces: list[Place] = []
+    pieces: list[tuple[int, int, str]] = []
     done = 0
-    for start, end in line.places:
+    for (start, end), tag in zip(line.places, line.tags, strict=True):
         if done < start:
-            pieces.append((done, start))
-        pieces.append((start, end))
+            pieces.append((done, start, ""))
+        pieces.append((start, end, tag))
         done = end + (line.text[end : end + 1] == " ")
     if done < len(line.text):
-        pieces.append((done, len(line.text)))
-    tokens = [{"id": i, "start": start, "end": end} for i, (start, end) in enumerate(pieces)]
+        pieces.append((done, len(line.text), ""))
+    tokens = [
+        {"id": i, "start": start, "end": end} | ({"tag": tag} if line.scheme == "labels" else {})
+        for i, (start, end, tag) in enumerate(pieces)
+    ]
     found = []
     for entity in line.entities:
         start, end = line.place(entity)
@@ -109,27 +122,37 @@ def as_spacy(line: TaggedLine) -> str:
 
 
 def coloured(line: TaggedLine, colours: Mapping[str, str]) -> Text:
-    """The line with its entities on a ground of their type's colour.
+    """The line with its entities, or its labelled words, on a ground of their type's colour.
 
     Args:
         line: A tagged line.
-        colours: Of each type.
+        colours: Of each type or label.
     """
+    if line.scheme == "labels":  # without percentages: they are as many as words
+        marked = [(*place, tag, "") for place, tag in zip(line.places, line.tags, strict=True)]
+    else:
+        sure = [f" {100 * confidence:.0f}%" for confidence in line.confidences]
+        marked = [
+            (*line.place(entity), entity.type, each)
+            for entity, each in zip(line.entities, sure, strict=True)
+        ]
     text, done = Text(), 0
-    for entity, confidence in zip(line.entities, line.confidences, strict=True):
-        start, end = line.place(entity)
+    for start, end, type_, each in marked:
         text.append(_printable(line.text[done:start]))
-        ground = colours.get(entity.type, _COLOURS[-1])
+        ground = colours.get(type_, _COLOURS[-1])
         text.append(f" {_printable(line.text[start:end])} ", style=f"black on {ground}")
-        label = f"{_printable(entity.type)} {100 * confidence:.0f}% "
-        text.append(label, style=f"italic #555555 on {ground}")
+        text.append(f"{_printable(type_)}{each} ", style=f"italic #555555 on {ground}")
         done = end
     return text.append(_printable(line.text[done:]))
 
 
-def colours_of(tags: Iterable[str]) -> dict[str, str]:
-    """A colour for each type of a model's tags."""
-    types = dict.fromkeys(tag.partition("-")[2] for tag in tags if tag != "O")
+def colours_of(tags: Iterable[str], scheme: Scheme) -> dict[str, str]:
+    """A colour for each type of a model's tags, or for each label."""
+    types = dict.fromkeys(
+        tag if scheme == "labels" else tag.partition("-")[2]
+        for tag in tags
+        if scheme == "labels" or tag != "O"
+    )
     return {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(types)}
 
 

@@ -1,4 +1,4 @@
-"""`rnnkit tag`: entities in lines of text."""
+"""`rnnkit tag`: entities in lines of text, or a label for each word."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from rich.console import Console
 
-from rnnkit.data.schemes import SCHEMES, entities
+from rnnkit.data.schemes import SCHEMES, Entity, entities
 from rnnkit.screen.terminal import Parser, waiting
 from rnnkit.tagging.formats import TaggedLine, as_json, as_spacy, coloured, colours_of, conll
 from rnnkit.tagging.task import Tagger
@@ -75,21 +75,26 @@ class EntityTagger:
         Returns:
             A line for each, its words with a blank between them.
         """
-        found = [TaggedLine("", [], [], [], []) for _ in sentences]
+        scheme = self.model.scheme
+        found = [TaggedLine("", [], scheme, [], [], []) for _ in sentences]
         full = [i for i, words in enumerate(sentences) if words]
         if not full:
             return found
         batch = self.encoder.encode([sentences[i] for i in full]).to(self.model.device)
         emissions = self.model(batch)
         tags = self.model.decode(emissions, batch)
-        spans = [entities(each, self.model.scheme) for each in tags]
-        sure = self.model.confidences(emissions, batch, tags, spans)
+        spans = [entities(each, scheme) for each in tags]
+        asked = spans
+        if scheme == "labels":
+            asked = [[Entity(tag, i, i + 1) for i, tag in enumerate(each)] for each in tags]
+        sure = self.model.confidences(emissions, batch, tags, asked)
         for i, *parts in zip(full, tags, spans, sure, strict=True):
             places, end = [], -1
             for word in sentences[i]:
                 places.append((end + 1, end + 1 + len(word)))
                 end = places[-1][1]
-            found[i] = TaggedLine(" ".join(sentences[i]), places, *parts)  # type: ignore[arg-type]
+            text = " ".join(sentences[i])
+            found[i] = TaggedLine(text, places, scheme, *parts)  # type: ignore[arg-type]
         return found
 
     def tag_lines(
@@ -146,7 +151,8 @@ def main(argv: list[str]) -> int:
     parser = Parser(
         prog="rnnkit tag",
         description="rnnkit tag --ckpt best.ckpt < text.txt\n\n"
-        "Find entities in standard input, a sentence a line. On a terminal it asks for lines.",
+        "Find entities in standard input, or label its words, a sentence a line; on a terminal\n"
+        "it asks for lines.",
     )
     add = parser.add_argument
     add_options(parser)
@@ -160,14 +166,15 @@ def main(argv: list[str]) -> int:
     add(
         "--scheme",
         choices=_SCHEMES,
-        default="bio",
         type=str.lower,
-        help="how tags are written in conll and json (default: bio, which conlleval reads too)",
+        help="how the tags of entities are written in conll and json (default: bio, which "
+        "conlleval reads too)",
     )
     add(
         "--confidence",
         action="store_true",
-        help="in conll, another column before the tag: how sure the entity is, _ outside of one",
+        help="in conll, another column before the tag: how sure the entity or label is, _ outside "
+        "of entities",
     )
     add(
         "--tokenized",
@@ -179,11 +186,16 @@ def main(argv: list[str]) -> int:
     with waiting(f"loading {arguments.ckpt} …"):
         tagger = EntityTagger.from_checkpoint(arguments.ckpt)
     prepare(tagger.model, arguments.device)
-    write = _writer(arguments, tagger)
+    write, scheme = _writer(arguments, tagger), tagger.model.scheme
+    if scheme != "labels":
+        scheme = _SCHEMES[arguments.scheme or "bio"]
+    elif arguments.scheme is not None:
+        raise ValueError("--scheme is for entities, and this model gives labels to words")
     notes = Notes("rnnkit tag")
     split = places_between_blanks if arguments.tokenized else places
     for line in tagger.tag_lines(input_lines(notes), split, batch_size, notes):
-        print(write(line.in_scheme(_SCHEMES[arguments.scheme])), flush=batch_size == 1)
+        shown = line if scheme == "labels" else line.in_scheme(scheme)
+        print(write(shown), flush=batch_size == 1)
     notes.close()
     return 0
 
@@ -200,7 +212,7 @@ def _writer(arguments: argparse.Namespace, tagger: EntityTagger) -> Callable[[Ta
     # Colours that are asked for are written, also into a pipe to a pager. Into memory first: a pipe
     # that is closed is told by our own print, for rich ends the program itself.
     console = Console(file=io.StringIO(), force_terminal=True)
-    colours = colours_of(tagger.model.tags)
+    colours = colours_of(tagger.model.tags, tagger.model.scheme)
 
     def in_colours(line: TaggedLine) -> str:
         with console.capture() as written:

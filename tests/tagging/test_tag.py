@@ -231,6 +231,45 @@ def test_spacys_form_has_tokens_and_entities_by_their_characters(tag):
     assert ends.items() >= {"Ada": "PER", "Paris": "LOC"}.items()
 
 
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory):
+    """A checkpoint of a model that gives each word a label."""
+    folder = tmp_path_factory.mktemp("labels")
+    text = "\n\n".join(["the D\ndog N\nruns V", "dogs N\nrun V", "a D\ncat N\nsees V\nit P"] * 8)
+    for name in ("train", "valid", "test"):
+        (folder / f"{name}.txt").write_text(text)
+    config = CONFIG.replace("corpus: corpus", f"corpus: {folder}").replace("val/f1", "val/accuracy")
+    (folder / "labels.yaml").write_text(config)
+    runs = ["--trainer.default_root_dir", str(folder / "runs")]
+    assert main(["fit", "-c", str(folder / "labels.yaml"), *runs]) == 0
+    (path,) = folder.rglob("best.ckpt")
+    return path
+
+
+def test_labels_are_written_for_each_word(tag, labels, monkeypatch):
+    text = b"the dog  sees\n\n"
+    _, output, said = tag(text, "--format", "conll", ckpt=labels)
+    assert (output, said) == ("the\tD\ndog\tN\nsees\tV\n\n\n", "")
+    _, output, _ = tag(text, "--format", "conll", "--confidence", ckpt=labels)
+    sure = [float(row.split("\t")[1]) for row in blocks(output)[0]]
+    assert all(0.25 < value <= 1 for value in sure)
+    _, output, _ = tag(text, "--format", "json", ckpt=labels)
+    first, second = map(json.loads, output.splitlines())
+    assert (first["tokens"], first["tags"]) == (["the", "dog", "sees"], ["D", "N", "V"])
+    assert first["confidences"] == pytest.approx(sure, abs=1e-4)
+    assert "entities" not in first
+    assert second == {"text": "", "tokens": [], "tags": [], "confidences": []}
+    _, output, _ = tag(text, "--format", "spacy", ckpt=labels)
+    tokens = json.loads(output.splitlines()[0])["tokens"]
+    assert [each["tag"] for each in tokens] == ["D", "N", "", "V"]  # the second blank is a token
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    _, output, _ = tag(text, "--format", "colour", ckpt=labels)
+    assert output.splitlines()[0].split() == ["the", "D", "dog", "N", "sees", "V"]
+    status, _, said = tag(text, "--scheme", "bio", ckpt=labels)
+    assert (status, "--scheme is for entities" in said) == (1, True)
+
+
 def test_colours_are_written_where_they_are_asked_for(tag, monkeypatch):
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
