@@ -10,7 +10,6 @@ orders that there are: sacrebleu's effective order, which the signature tells as
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,18 +19,14 @@ from sacrebleu.metrics.bleu import MAX_NGRAM_ORDER
 from torch import Tensor
 from torchmetrics import Metric
 
+from rnnkit.metrics.scripts import count_without_blanks
+
 # spm is the old name of flores101.
 TOKENIZERS = tuple(name for name in sacrebleu.BLEU.TOKENIZERS if name != "spm")
 """What sacrebleu can cut text with, by its own names."""
 
 # Of those, the ones that take what stands between two blanks for words and marks.
 _AT_BLANKS = ("13a", "intl", "none")
-
-# Thai, Lao, Tibetan, Burmese, Khmer, kana and Han, which are written without blanks between words.
-_WITHOUT_BLANKS = re.compile(
-    "[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-    "\U00020000-\U0003ffff]"
-)
 
 
 def check_tokenizer(name: str) -> None:
@@ -145,8 +140,7 @@ class BLEU(CorpusScore):
         """Add some sentences, as `CorpusScore.update`."""
         super().update([*map(self.cut, hypotheses)], [*map(self.cut, references)])
         if self.tokenize in _AT_BLANKS:
-            text = "".join("".join(references).split())
-            letters = torch.tensor([len(_WITHOUT_BLANKS.findall(text)), len(text)])
+            letters = torch.tensor(count_without_blanks(references))
             self.letters += letters.to(self.letters.device)
 
     def _add(self, counts: Tensor) -> None:

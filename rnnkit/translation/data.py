@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from rnnkit.data.buckets import Batches, BatchLoader, InOrder, TokenBuckets
 from rnnkit.data.fingerprint import fingerprint
 from rnnkit.data.splits import called, named_files
+from rnnkit.metrics.scripts import count_without_blanks
 from rnnkit.screen.terminal import visible
 from rnnkit.translation.corpora import read_parallel
 from rnnkit.translation.pairs import Pair
@@ -217,6 +218,14 @@ class TranslationData(LightningDataModule):
             )
             for side in (0, 1)
         )
+        for side, language in enumerate((texts.source, texts.target)):
+            without, letters = count_without_blanks(pair[side] for pair in texts.train)
+            if level == "word" and 2 * without > letters:
+                _log.warning(
+                    "Note: %s is written without blanks between words, and level word takes all "
+                    "between two marks for one: choose level character or bpe (--data.level).",
+                    visible(language),
+                )
         self.source_vocabulary_size = len(self.source_tokenizer)
         self.target_vocabulary_size = len(self.target_tokenizer)
         self._train, self._valid, self._test = (

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Adam
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 
 from rnnkit.decoding import BeamSearch, GreedySearch, Hypothesis, StepModel, Without
-from rnnkit.metrics.bleu import BLEU, ChrF, CorpusScore, check_tokenizer
-from rnnkit.metrics.exact_match import ExactMatch
+from rnnkit.metrics.bleu import CorpusScore, check_tokenizer
 from rnnkit.metrics.perplexity import Perplexity
 from rnnkit.nn.encoder_decoder import (
     AttentionName,
@@ -34,7 +32,8 @@ from rnnkit.nn.encoder_decoder import (
 )
 from rnnkit.training.task import Task, check_probabilities, check_sizes
 from rnnkit.translation.data import BEGIN, END, PADDING, UNKNOWN, Pairs
-from rnnkit.translation.tokenizers import LineTokenizer, spaced
+from rnnkit.translation.scores import make_scores
+from rnnkit.translation.tokenizers import LineTokenizer
 from rnnkit.translation.written import best_text
 
 _log = logging.getLogger(__name__)
@@ -195,14 +194,7 @@ class Translation(Task):
         """
         self._told.clear()
         target = self._target_tokenizer
-        scores: dict[str, Metric | MetricCollection] = {"bleu": BLEU(self.lowercase, self.tokenize)}
-        if stage == "test":
-            cut = partial(spaced, level=target.level, lowercase=self.lowercase)
-            scores |= {"bleu_tokenized": BLEU(self.lowercase, "none", cut)}
-            scores |= {"chrf": ChrF(self.lowercase)}
-        scores |= {"exact_match": ExactMatch(self.lowercase)}
-        prefix = "test/" if stage == "test" else "val/"
-        self.scores = MetricCollection(scores, prefix=prefix, compute_groups=False)
+        self.scores = make_scores(stage, target.level, self.tokenize, self.lowercase)
         if target.lowercase and not self.lowercase:
             self._tell(
                 "case",

@@ -4,7 +4,6 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from rnnkit.metrics import EntityF1
-from rnnkit.screen.fonts import fonts_for
 from rnnkit.screen.pictures import draw_attention, draw_confusion
 
 TYPES = ["LOC", "$x$", "PER", "O"]
@@ -78,13 +77,3 @@ def test_attention_names_its_tokens_as_text_that_a_font_has(drawn, tmp_path, mon
         "▁été", "aU+10FFFD", r"\$x\$", "."
     ]  # fmt: skip
     assert [label.get_text() for label in axes.get_yticklabels()] == ["<0xC3>", r"\t\x1b", "<unk>"]
-
-
-def test_other_fonts_are_asked_for_what_the_usual_one_lacks():
-    usual, missing = fonts_for(["été"])
-    assert not missing
-    sign = "\N{EMPTY SET WITH LEFT ARROW ABOVE}"  # STIX, which matplotlib brings, has it
-    fonts, missing = fonts_for(["été", sign])
-    assert fonts[: len(usual)] == usual
-    assert len(fonts) > len(usual)
-    assert not missing

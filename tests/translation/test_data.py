@@ -159,6 +159,20 @@ def test_characters_of_a_line_are_tokens_that_come_back(corpus: str) -> None:
         assert decoded == batch.references
 
 
+def test_level_word_is_told_where_no_blanks_part_words(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write_corpus(
+        tmp_path, train_de="我们今天去公园。\n他喜欢吃苹果 OK。\n", train_en="a b\nc d\n"
+    )
+    data(path)
+    assert caplog.text.count("without blanks between words") == 1
+    assert "Note: de is written" in caplog.text
+    caplog.clear()
+    data(path, level="character")
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("stage", "note"),
     [
