@@ -218,9 +218,9 @@ class TranslationData(LightningDataModule):
             )
             for side in (0, 1)
         )
-        for side, language in enumerate((texts.source, texts.target)):
+        for side, language in enumerate((texts.source, texts.target) if level == "word" else ()):
             without, letters = count_without_blanks(pair[side] for pair in texts.train)
-            if level == "word" and 2 * without > letters:
+            if 2 * without > letters:
                 _log.warning(
                     "Note: %s is written without blanks between words, and level word takes all "
                     "between two marks for one: choose level character or bpe (--data.level).",

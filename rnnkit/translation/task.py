@@ -347,7 +347,7 @@ class Translation(Task):
         scores = {f"{prefix}ppl": self.perplexity.compute(), **self.scores.compute()}
         for name, score in scores.items():
             # Sums over all processes: the same on every one already, as sync_dist tells Lightning.
-            shown = name.endswith(("/ppl", "/bleu"))
+            shown = name.endswith(("/ppl", "/bleu", "/exact_match"))
             self.log(name, score.float(), prog_bar=shown, sync_dist=True)
         bleu = self.scores["bleu"]
         if bleu.caution is not None:

@@ -248,7 +248,7 @@ def unknowing(folder, level="word", **changes):
     model = save(folder / "m.ckpt", data, **changes)
     with torch.no_grad():
         model.softmax.bias[UNKNOWN], model.softmax.bias[END] = 1.5, -9.0
-    checkpoint = torch.load(folder / "m.ckpt")
+    checkpoint = torch.load(folder / "m.ckpt", weights_only=True)
     torch.save({**checkpoint, "state_dict": model.state_dict()}, folder / "m.ckpt")
     return str(folder / "m.ckpt"), model, data
 
