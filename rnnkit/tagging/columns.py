@@ -22,7 +22,7 @@ from rnnkit.data.registry import DataError
 from rnnkit.screen.terminal import visible
 from rnnkit.tagging import conllu
 from rnnkit.tagging.layout import Column, Layout, find_layout, looks_like_entity_tag
-from rnnkit.tagging.rows import DOCUMENT_START, Row, first_of, split_rows, tokens_of
+from rnnkit.tagging.rows import DOCUMENT_START, Row, first_of, split_rows
 from rnnkit.tagging.words import is_unseen
 
 _log = logging.getLogger(__name__)
@@ -75,8 +75,8 @@ def read_columns(
 
     A line that begins with `#` is a comment where it stands before the first token of a sentence
     and is no token's: it has another number of columns than the tokens, or what stands in its tag
-    column is no tag, neither O, nor a letter, a hyphen and a type, nor a tag of a line without
-    `#`. The number of such lines is told. Everywhere else it is a token, as hashtags are.
+    column is no tag, neither O, nor a letter, a hyphen and a type, nor a tag of any other token.
+    The number of such lines is told. Everywhere else it is a token, as hashtags are.
 
     A header is left out, and told, where a column is named by it, or where it calls one `word`,
     `token` or `form`, or that of the tags `tag`, `label`, `ner` or `pos`, and no token has its tag.
@@ -185,7 +185,16 @@ def _token_test(rows: list[Row], layout: Layout) -> Callable[[Row], bool]:
 
     @cache  # for the first such line; most files have none
     def known() -> set[str]:
-        return {row.fields[tag or 0] for row in tokens_of(rows) if len(row.fields) == width}
+        found: set[str] = set()
+        within = False  # a sentence, where a line that begins with # is a token too
+        for row in rows:
+            if not row.fields or row.fields[0] == DOCUMENT_START:
+                within = False
+            elif not row.fields[0].startswith("#"):
+                within = True
+            if within and len(row.fields) == width:
+                found.add(row.fields[tag or 0])
+        return found
 
     def is_token(row: Row) -> bool:
         if len(row.fields) != width or tag is None:

@@ -200,6 +200,14 @@ def test_a_number_sign_with_a_bare_class_is_a_token_where_other_rows_have_the_cl
     assert words(found) == [["#", "1"], ["No"], ["four"]]
 
 
+def test_a_tag_of_hashtags_alone_is_known_from_those_within_sentences(
+    tmp_path: Path,
+) -> None:
+    # As in Ritter's and Gimpel's tweets, whose hashtags have a part of speech of their own.
+    found = read_columns(file(tmp_path, "#nlp HT\nis V\n#fun HT\n\n# text\n#ai HT\n"))
+    assert words(found) == [["#nlp", "is", "#fun"], ["#ai"]]
+
+
 def test_a_file_of_comments_alone_has_no_sentence(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has 2 lines and no sentence"):
         read_columns(file(tmp_path, "# text = nothing\n# follows here now\n"))
