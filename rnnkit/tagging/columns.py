@@ -133,6 +133,7 @@ def read_columns(
         columns = (word_column, tag_column, sentence_column)
         rows, layout = find_layout(path, rows, first, *columns, of_conllu)
         sentences = _sentences(path, rows, layout, separator)
+        _tell_numbers(path, sentences, "form" if of_conllu else layout.word + 1)
     if not sentences:
         raise DataError(f"{path} has {len(lines)} lines and no sentence: expected one token a line")
     _tell_unusual(path, sentences)
@@ -230,6 +231,20 @@ def _ragged(path: Path, row: Row, first: Row, separator: str | None) -> DataErro
     return DataError(
         f"expected {len(first.fields)} columns as in line {first.line} of {path}, got "
         f"{len(row.fields)} in line {row.line}: {advice}"
+    )
+
+
+def _tell_numbers(path: Path, sentences: list[Sentence], likely: Column) -> None:
+    """Tell where the column of the tokens only counts them, as the first one of CoNLL-U does."""
+    if all(len(sentence.words) == 1 for sentence in sentences):
+        return
+    for words, *_ in sentences:
+        if words != [str(number) for number in range(1, len(words) + 1)]:
+            return
+    _log.warning(
+        "Note: the tokens that are read from %s are their own numbers, 1, 2, 3 ...: name the column "
+        "of the words, as with --data.word_column %s.",
+        *(visible(str(path)), likely),
     )
 
 

@@ -348,6 +348,23 @@ def test_a_blank_line_after_each_token_is_told(
     assert not told(caplog, file(tmp_path, "word O\n\n" * 99 + "a O\nb O\n"))
 
 
+def test_numbers_of_tokens_that_are_read_as_tokens_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = "1\tIn\tO\n2\tUlm\tB-LOC\n\n1\tAda\tB-PER\n"
+    (message,) = told(caplog, file(tmp_path, rows))
+    assert "the tokens that are read from" in message
+    assert "are their own numbers, 1, 2, 3 ...: name the column of the words" in message
+    assert "--data.word_column 1" in message
+    assert not told(caplog, file(tmp_path, rows.replace("2\t", "3\t")))
+    assert not told(caplog, file(tmp_path, "1 O\n\n1 O\n\nAda B-PER\n"))
+    conllu = tmp_path / "a.conllu"
+    conllu.write_text("".join(f"{i}\tAda\t_\tPROPN{6 * chr(9)}\n" for i in (1, 2)))
+    caplog.clear()
+    read_columns(conllu, word_column=0, tag_column="upos")
+    assert "--data.word_column form" in caplog.text
+
+
 def test_tokens_that_nobody_can_see_are_kept_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
