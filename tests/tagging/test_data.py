@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml  # type: ignore[import-untyped]
 
 from rnnkit.cli import main
 from rnnkit.data.buckets import BatchLoader, SentenceBuckets
@@ -16,6 +17,7 @@ from rnnkit.data.registry import DataError
 from rnnkit.data.schemes import tag_names
 from rnnkit.tagging.data import UNSEEN, TaggedSentences, TaggingData
 from rnnkit.tagging.words import UNKNOWN_ID
+from rnnkit.training.shipped import path_of
 
 NAMES = {"PER": ["Ada", "Alan", "Bo"], "LOC": ["Paris", "New York", "Rome"]}
 
@@ -296,6 +298,17 @@ def test_options_for_columns_are_taken_as_a_shell_hands_them_on(
     assert (
         "tag_column is null, and without tags there is nothing to learn" in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize("name", ["tagging/announcements", "tagging/conll2003", "tagging/pos"])
+def test_every_configuration_of_taggers_reads_the_words_of_conllu(
+    tmp_path: Path, name: str
+) -> None:
+    for part in ("train", "valid", "test"):
+        (tmp_path / f"{part}.conllu").write_text(f"1\tdogs\tdog\tNOUN{6 * chr(9)}\n")
+    arguments = yaml.safe_load(Path(path_of(name)).read_text())["data"]["init_args"]
+    data = TaggingData(**arguments | {"corpus": str(tmp_path), "tag_column": "upos"})
+    assert data.encoder.words.tokens[2:] == ("dogs",)
 
 
 def test_a_tag_that_no_training_sentence_has_keeps_its_name_and_has_no_id(tmp_path: Path) -> None:
