@@ -90,7 +90,8 @@ def find_layout(
     )
     word = word or 0
     if word == tag:
-        raise _same(path, rows, first, word_column, tag_column)
+        named = word if word_column is None else word_column
+        raise _same(path, rows, first, named, tag_column)
     return rows, Layout(first, word, tag, sentence)
 
 
@@ -159,11 +160,11 @@ def _counted(path: Path, kind: str, column: int, first: Row) -> int:
 
 
 def _same(
-    path: Path, rows: list[Row], first: Row, word_column: Column | None, tag_column: Column | None
+    path: Path, rows: list[Row], first: Row, word_column: Column, tag_column: Column | None
 ) -> DataError:
     if len(first.fields) > 1:
         return DataError(
-            f"word column {word_column or 0} and tag column {tag_column} of {path} are the same of "
+            f"word column {word_column} and tag column {tag_column} of {path} are the same of "
             f"{len(first.fields)} in line {first.line}: choose two with --data.word_column and "
             "--data.tag_column"
         )

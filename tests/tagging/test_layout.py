@@ -112,6 +112,13 @@ def test_a_name_that_the_header_lacks_is_told_with_those_it_has(tmp_path: Path) 
         read_columns(write(tmp_path, "w,tag,Tag\na,O,O\n"), tag_column="tag")
 
 
+def test_one_column_for_words_and_tags_is_told_by_its_place(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"word column 1 and tag column 1 of .* are the same of 4"):
+        read_columns(write(tmp_path, KAGGLE), tag_column=1)
+    with pytest.raises(DataError, match=r"word column -1 and tag column 1 of .* are the same of 2"):
+        read_columns(write(tmp_path, "a O\n", "train.txt"), word_column=-1, tag_column=1)
+
+
 def test_a_name_needs_a_header_and_tokens_below_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no tag column 'tag': line 1 names #, O"):
         read_columns(write(tmp_path, "# O\n", "train.txt"), tag_column="tag")
