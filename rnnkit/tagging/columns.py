@@ -242,8 +242,8 @@ def _tell_numbers(path: Path, sentences: list[Sentence], likely: Column) -> None
         if words != [str(number) for number in range(1, len(words) + 1)]:
             return
     _log.warning(
-        "Note: the tokens that are read from %s are their own numbers, 1, 2, 3 ...: name the column "
-        "of the words, as with --data.word_column %s.",
+        "Note: the tokens that are read from %s are their own numbers, 1, 2, 3 ...: name the "
+        "column of the words, as with --data.word_column %s.",
         *(visible(str(path)), likely),
     )
 
