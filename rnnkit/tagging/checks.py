@@ -20,10 +20,10 @@ Splits: TypeAlias = dict[str, tuple[str, list[Sentence]]]
 
 _SHOWN = 5  # tags, enough to see whether the column is the right one
 
-NO_ENTITY = (
-    "holds no entity: every tag is O; if another column has the tags, name it with "
-    "--data.tag_column"
-)
+ANOTHER_COLUMN = "if another column has the tags, name it with --data.tag_column"
+"""What ends an error about tags of which there is only one."""
+
+NO_ENTITY = f"holds no entity: every tag is O; {ANOTHER_COLUMN}"
 
 
 def are_labels(corpus: str, splits: Splits) -> bool:

@@ -32,6 +32,7 @@ from rnnkit.data.splits import (
 from rnnkit.screen.terminal import visible
 from rnnkit.tagging.announcements import announcements
 from rnnkit.tagging.checks import (
+    ANOTHER_COLUMN,
     NO_ENTITY,
     Splits,
     UnseenTypes,
@@ -167,8 +168,11 @@ def read_tagged(
         _check_counts(corpus, parts, scheme if of_entities else None)
     found_types = (tag_types(sentence.tags, scheme) for sentence in parts["train"])
     types = sorted(set().union(*found_types) - {""})  # which O has
+    place = splits["train"][0]
     if types == (["O"] if scheme == "labels" else []):
-        raise DataError(f"{splits['train'][0]} {NO_ENTITY}")
+        raise DataError(f"{place} {NO_ENTITY}")
+    if scheme == "labels" and len(types) == 1:
+        raise DataError(f"{place} gives each word the label {types[0]}; {ANOTHER_COLUMN}")
     for name in ("valid", "test"):
         check_types(splits[name][0], parts[name], types, scheme, unseen_types)
     return TaggedCorpus(parts["train"], parts["valid"], parts["test"], types, scheme)

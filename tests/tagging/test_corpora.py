@@ -263,6 +263,16 @@ def test_tags_of_no_entities_form_are_labels_and_that_is_told_once(
     assert not caplog.records  # who asks for labels need not be told
 
 
+@pytest.mark.parametrize("scheme", ["BIO", "labels"])
+def test_one_label_for_all_words_is_refused(tmp_path: Path, scheme: Scheme) -> None:
+    # As the last column of Universal NER has, whose tags stand in the third.
+    one = ["Ada B-PER _|met O _", "Paris B-LOC _"]
+    with pytest.raises(
+        DataError, match=r"train\.txt gives each word the label _.* --data\.tag_column$"
+    ):
+        read_tagged(corpus(tmp_path, train=one, valid=one, test=one), scheme)
+
+
 def test_bare_letters_are_labels_and_o_is_one_of_them(tmp_path: Path) -> None:
     bare = ["a B|b I|c O", "d O|e B"]
     texts = read_tagged(corpus(tmp_path, train=bare, valid=bare, test=bare), "BILOU")

@@ -305,10 +305,11 @@ def test_every_configuration_of_taggers_reads_the_words_of_conllu(
     tmp_path: Path, name: str
 ) -> None:
     for part in ("train", "valid", "test"):
-        (tmp_path / f"{part}.conllu").write_text(f"1\tdogs\tdog\tNOUN{6 * chr(9)}\n")
+        rows = [f"{id_}{6 * chr(9)}\n" for id_ in ("1\tdogs\tdog\tNOUN", "2\trun\trun\tVERB")]
+        (tmp_path / f"{part}.conllu").write_text("".join(rows))
     arguments = yaml.safe_load(Path(path_of(name)).read_text())["data"]["init_args"]
     data = TaggingData(**arguments | {"corpus": str(tmp_path), "tag_column": "upos"})
-    assert data.encoder.words.tokens[2:] == ("dogs",)
+    assert data.encoder.words.tokens[2:] == ("dogs", "run")
 
 
 def test_a_tag_that_no_training_sentence_has_keeps_its_name_and_has_no_id(tmp_path: Path) -> None:
