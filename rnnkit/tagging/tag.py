@@ -204,7 +204,11 @@ def _writer(arguments: argparse.Namespace, tagger: EntityTagger) -> Callable[[Ta
     """What makes text of a tagged line, without the last line end."""
     shown = arguments.format or ("colour" if sys.stdout.isatty() else "conll")
     if arguments.confidence and shown != "conll":
-        raise ValueError(f"--confidence is for --format conll, got {shown}, which has it already")
+        raise ValueError(
+            f"--confidence is a column of --format conll, got {shown}; json has confidences too"
+        )
+    if arguments.scheme and shown not in ("conll", "json"):
+        raise ValueError(f"--scheme is for the tags of --format conll and json, got {shown}")
     if shown == "conll":
         return partial(conll, confidence=arguments.confidence)
     if shown != "colour":

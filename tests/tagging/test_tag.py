@@ -152,7 +152,7 @@ def test_confidences_are_a_column_before_the_tags(tag):
     assert all(0.5 < float(value) <= 1 for value in sure if value != "_")
     status, _, said = tag(text, "--format", "json", "--confidence")
     assert status == 1
-    assert "--confidence is for --format conll, got json" in said
+    assert "--confidence is a column of --format conll, got json" in said
 
 
 TAGS = {
@@ -391,6 +391,14 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tag):
     [
         (["--batch-size", "0"], "expected batch_size of 1 or more, got 0"),
         (["--device", "abacus"], "--device abacus: Expected one of cpu, cuda"),
+        (
+            ["--format", "spacy", "--confidence"],
+            "--confidence is a column of --format conll, got spacy; json has confidences too",
+        ),
+        (
+            ["--format", "spacy", "--scheme", "bio"],
+            "--scheme is for the tags of --format conll and json, got spacy",
+        ),
     ],
 )
 def test_an_argument_out_of_range_is_one_sentence(tag, arguments, sentence):
