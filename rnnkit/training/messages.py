@@ -1,8 +1,13 @@
-"""What Lightning tells: what somebody has asked for, and warnings; not what is no news."""
+"""What Lightning tells: what somebody has asked for, and warnings; not what is no news.
+
+Of several processes, each of which reads the data, one tells rnnkit's notes.
+"""
 
 from __future__ import annotations
 
 import logging
+
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 # What callbacks, profilers and the searches for a batch size or a learning rate log is their work.
 _WORKING = ("callbacks", "profilers", "tuner")
@@ -13,7 +18,8 @@ _TOLD_BY = ("batch_size_scaling", "model_checkpoint", "stochastic_weight_avg", "
 
 
 def select_messages() -> None:
-    """Choose what of Lightning's messages is shown, for the rest of the process."""
+    """Choose what is shown of Lightning's messages and ours, for the rest of the process."""
+    logging.getLogger("rnnkit").setLevel(logging.ERROR if rank_zero_only.rank else logging.NOTSET)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _WORKING:

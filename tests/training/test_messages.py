@@ -4,8 +4,10 @@ import logging
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from rnnkit.cli import main
+from rnnkit.training.messages import select_messages
 from tests.small_tasks import TASKS, language_model
 
 pytestmark = [pytest.mark.training, pytest.mark.usefixtures("no_pictures")]
@@ -45,6 +47,15 @@ def told():
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
+
+
+def test_a_note_is_told_by_one_of_several_processes(monkeypatch, caplog):
+    noting = logging.getLogger("rnnkit.tagging.columns")
+    for rank in (1, 0):
+        monkeypatch.setattr(rank_zero_only, "rank", rank)
+        select_messages()
+        noting.warning("Note: told by process %d", rank)
+    assert caplog.messages == ["Note: told by process 0"]
 
 
 @pytest.mark.parametrize("asked", ASKED)
