@@ -19,9 +19,10 @@ from typing import NamedTuple
 
 from rnnkit.data.files import read_lines
 from rnnkit.data.registry import DataError
+from rnnkit.data.schemes import split_tag
 from rnnkit.screen.terminal import visible
 from rnnkit.tagging import conllu
-from rnnkit.tagging.layout import Column, Layout, find_layout, looks_like_entity_tag
+from rnnkit.tagging.layout import Column, Layout, find_layout
 from rnnkit.tagging.rows import DOCUMENT_START, Row, first_of, split_rows
 from rnnkit.tagging.words import is_unseen
 
@@ -200,7 +201,7 @@ def _token_test(rows: list[Row], layout: Layout) -> Callable[[Row], bool]:
     def is_token(row: Row) -> bool:
         if len(row.fields) != width or tag is None:
             return len(row.fields) == width
-        return looks_like_entity_tag(row.fields[tag]) or row.fields[tag] in known()
+        return split_tag(row.fields[tag], None) is not None or row.fields[tag] in known()
 
     return is_token
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from rnnkit.data.registry import DataError
+from rnnkit.data.schemes import split_tag
 from rnnkit.screen.terminal import visible
 from rnnkit.tagging import conllu
 from rnnkit.tagging.rows import Row, first_of, likely_separator, tokens_of
@@ -21,8 +21,6 @@ Column: TypeAlias = int | str
 _TOKENS = ("word", "words", "token", "tokens", "form")
 _TAGS = ("tag", "tags", "label", "labels", "ner", "nertag", "nertags", "pos", "postag", "upos")
 _SENTENCES = ("sentence", "sentenceid", "sentenceidx", "sentenceno", "sentencenumber", "sentid")
-
-_ENTITY_TAG = re.compile("O|[BIESLU]-.+")
 
 # Names of columns in an error.
 _MOST_NAMES = 20
@@ -42,11 +40,6 @@ class Layout(NamedTuple):
     word: int
     tag: int | None
     sentence: int | None
-
-
-def looks_like_entity_tag(tag: str) -> bool:
-    """Whether a tag is one of the schemes of entities: O, or a letter, a hyphen and a type."""
-    return _ENTITY_TAG.fullmatch(tag) is not None
 
 
 def find_layout(
@@ -105,7 +98,7 @@ def _is_header(first: Row, rows: list[Row], tag_column: Column | None) -> bool:
         return False
     tag = first.fields[tag_column]
     named = _plain(tag) in _TAGS or any(_plain(name) in _TOKENS for name in first.fields)
-    if looks_like_entity_tag(tag) or not named:
+    if split_tag(tag, None) or not named:
         return False
     others = [row for row in tokens_of(rows) if row is not first and len(row.fields) == width]
     return bool(others) and all(row.fields[tag_column] != tag for row in others)

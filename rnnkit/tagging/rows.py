@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from rnnkit.data.packing import ENDINGS
 from rnnkit.data.registry import DataError
 from rnnkit.screen.terminal import visible
 
@@ -21,7 +22,6 @@ DOCUMENT_START = "-DOCSTART-"
 _BLANKS = " \t"
 _split_at_blanks = re.compile(f"[{_BLANKS}]+").split
 
-_PACKED = (".gz", ".xz", ".bz2")
 _CSV_SEPARATORS = (",", ";", "\t")
 
 
@@ -54,7 +54,7 @@ def tokens_of(rows: Iterable[Row]) -> Iterator[Row]:
 def ending(path: Path) -> str:
     """Ending of a file's name in lower case, that of its compression left out."""
     name = path.name.lower()
-    for packed in _PACKED:
+    for packed in ENDINGS:
         name = name.removesuffix(packed)
     return PurePath(name).suffix
 
