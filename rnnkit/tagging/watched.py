@@ -22,10 +22,12 @@ def check_watched(trainer: Trainer, scheme: Scheme) -> None:
             they are not; names the score to watch.
     """
     labels = scheme == "labels"
-    watching = [(each.scheduler, each.monitor) for each in trainer.lr_scheduler_configs]
+    schedulers = [(each.scheduler, each.monitor) for each in trainer.lr_scheduler_configs]
+    watching = [(*each, "--model.lr_scheduler.monitor {} does") for each in schedulers]
     for each in trainer.callbacks:  # type: ignore[attr-defined]
-        watching.append((each, getattr(each, "monitor", None)))
-    for who, score in watching:
+        typed = "--trainer.callbacks.monitor {} does for the last one"
+        watching.append((each, getattr(each, "monitor", None), typed))
+    for who, score, typed in watching:
         if score in ("val/accuracy", "val/f1_macro"):
             absent = not labels
         else:  # of entities there are scores of each type too
@@ -33,5 +35,6 @@ def check_watched(trainer: Trainer, scheme: Scheme) -> None:
         if absent:
             raise ValueError(
                 f"{type(who).__name__} watches {score}, a score that "
-                f"{'labels' if labels else 'entities'} do not have: make its monitor {BEST[labels]}"
+                f"{'labels' if labels else 'entities'} do not have: make its monitor "
+                f"{BEST[labels]}, as {typed.format(BEST[labels])}"
             )

@@ -570,7 +570,7 @@ def test_a_score_that_is_never_logged_is_refused_before_training(
         make_data(labelled(tmp_path / "corpus"), scheme="labels") if labels else make_data(folder)
     )
     what = "labels" if labels else "entities"
-    message = f" watches {absent}, a score that {what} do not have: make its monitor {instead}$"
+    message = f" watches {absent}, a score that {what} do not have: make its monitor {instead}, as "
     others = [ModelCheckpoint(tmp_path), ModelCheckpoint(tmp_path, monitor="val/loss")]
     watching = ModelCheckpoint(tmp_path, monitor=absent, mode="max")
     for callbacks, scheduler in ((watching, None), (None, plateau("max", absent))):
@@ -579,7 +579,9 @@ def test_a_score_that_is_never_logged_is_refused_before_training(
             enable_checkpointing=True,
         )
         name = "ModelCheckpoint" if callbacks else "ReduceLROnPlateau"
-        with pytest.raises(ValueError, match=name + message):
+        option = "trainer.callbacks" if callbacks else "model.lr_scheduler"
+        typed = f"--{option}.monitor {instead} does"
+        with pytest.raises(ValueError, match=name + message + typed):
             trainer.fit(make_model(data, lr_scheduler=scheduler), data)
         assert trainer.global_step == 0
     model = make_model(data, lr_scheduler=plateau("max"))
