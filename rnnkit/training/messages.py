@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 # What callbacks, profilers and the searches for a batch size or a learning rate log is their work.
 _WORKING = ("callbacks", "profilers", "tuner")
@@ -19,7 +19,8 @@ _TOLD_BY = ("batch_size_scaling", "model_checkpoint", "stochastic_weight_avg", "
 
 def select_messages() -> None:
     """Choose what is shown of Lightning's messages and ours, for the rest of the process."""
-    logging.getLogger("rnnkit").setLevel(logging.ERROR if rank_zero_only.rank else logging.NOTSET)
+    first = getattr(rank_zero_only, "rank", 0) == 0
+    logging.getLogger("rnnkit").setLevel(logging.NOTSET if first else logging.ERROR)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _WORKING:

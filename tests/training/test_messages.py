@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from rnnkit.cli import main
 from rnnkit.training.messages import select_messages
