@@ -175,8 +175,9 @@ def _sentences(
     end()
     if comments:
         _log.warning(
-            "Note: %d lines of %s that begin with # are read as comments; the first is line %d.",
-            *(len(comments), visible(str(path)), comments[0]),
+            "Note: lines of %s that begin with # are read as comments, %d in all; the first is "
+            "line %d.",
+            *(visible(str(path)), len(comments), comments[0]),
         )
     return sentences
 
@@ -283,7 +284,7 @@ def _tell_unusual(path: Path, sentences: list[Sentence]) -> None:
         ]
         word, line = found[0]
         _log.warning(
-            "Note: %s tokens of %s are nothing but characters that nobody can see; the first, "
-            "%s, in line %d.",
-            *(f"{len(found):,}", place, f"U+{ord(word[0]):04X}", line),
+            "Note: tokens of %s are nothing but characters that nobody can see, %s in all; the "
+            "first is %s in line %d.",
+            *(place, f"{len(found):,}", f"U+{ord(word[0]):04X}", line),
         )

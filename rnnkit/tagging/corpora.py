@@ -160,8 +160,8 @@ def read_tagged(
         parts[name] = part
     if broken:
         _log.warning(
-            "Note: %d tags of %s break %s and are read as conlleval does (fix).",
-            *(broken, visible(corpus), file_scheme),
+            "Note: tags of %s break %s, %d in all, and are read as conlleval does (fix).",
+            *(visible(corpus), file_scheme, broken),
         )
     if corpus in _KNOWN and not named:
         of_entities = scheme != "labels" and tag_column in (-1, 3)
@@ -231,7 +231,7 @@ def tagged_files(corpus: str, named: Mapping[str, Path] = MappingProxyType({})) 
         files = {name: file for name, file in folder_files(path).items() if may_be_text(name)}
     parts: dict[str, Path] = {}
     for name, path in files.items():
-        splits = {NAMES[part] for part in re.split(r"[._-]", name) if part in NAMES}
+        splits = {NAMES[part] for part in re.split(r"[._-]", name.lower()) if part in NAMES}
         wanted = splits - named.keys()
         if len(splits) > 1 and wanted:
             raise DataError(

@@ -98,6 +98,7 @@ def test_a_built_in_corpus_has_its_sentences(tmp_path: Path) -> None:
     [
         ("train.txt", "valid.txt", "test.txt"),
         ("eng.train", "eng.testa", "eng.testb"),
+        ("Train.conll", "Dev.conll", "TEST.conll"),
         ("de-train.conll.tsv", "de-dev.conll.tsv", "de-test.conll.tsv"),
         ("my_train.bio", "my_val.bio", "my_test.bio"),
     ],
@@ -207,7 +208,7 @@ def test_a_broken_scheme_is_repaired_as_conlleval_reads_it_and_counted(
     broken = sum(len(violations([t.split()[1] for t in s.split("|")], "BIO")) for s in BROKEN)
     assert broken == 3
     (record,) = caplog.records
-    assert f"{2 * broken} tags of {folder} break BIO" in record.getMessage()
+    assert f"tags of {folder} break BIO, {2 * broken} in all" in record.getMessage()
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         read_tagged(corpus(tmp_path), "BIO", fix=True)
