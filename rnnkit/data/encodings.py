@@ -93,11 +93,13 @@ def decoded(stream: Iterable[bytes]) -> Iterator[tuple[str, str | None]]:
     if encoding is not None:
         yield from _wide_lines(chain([first], chunks), encoding)
         return
+    wide: str | None = None
     for raw in chain(_by_carriage_returns(first.removeprefix(codecs.BOM_UTF8)), chunks):
         text = raw.decode("utf-8", "replace")
         fault = None
-        # In a line, unlike in a text, a single zero byte may look like a wide blank.
-        if 3 * raw.count(0) > len(raw) and (wide := _looks_wide(raw)):
+        # In a line, unlike in a text, a single zero byte may look like a wide blank. The first such
+        # line decides: those after a little-endian line feed begin amid a character.
+        if 3 * raw.count(0) > len(raw) and (wide := wide or _looks_wide(raw)):
             fault = f"looks like {wide} (iconv -f {wide} -t UTF-8 converts)"
         elif "\ufffd" in text and codecs.encode("\ufffd", "utf-8") not in raw:
             likely = _looks_western(raw)

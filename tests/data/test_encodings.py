@@ -198,6 +198,16 @@ def test_a_stream_in_another_encoding_is_noted(content: bytes, note: str) -> Non
     assert notes[0].startswith(note)
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_all_lines_of_a_wide_stream_are_told_to_be_in_one_encoding(encoding: str) -> None:
+    # A line feed is cut off within its character: from then on lines begin amid one.
+    _, notes = streamed("the red dog\nsees a cat\nand a bird\n".encode(encoding))
+    named = encoding.replace("-", "").upper().replace("UTF", "UTF-")
+    told = [note.removeprefix(f"line {i} ") for i, note in enumerate(notes, 1)]
+    assert told == [f"looks like {named} (iconv -f {named} -t UTF-8 converts)"] * len(notes)
+    assert len(notes) >= 3
+
+
 def test_a_zero_in_a_line_of_a_stream_is_a_character() -> None:
     assert streamed(b"ab\0c\n") == (["ab\0c"], [])
 
