@@ -184,7 +184,8 @@ class BLEU(CorpusScore):
         if 2 * without_blanks > letters:
             told.append(
                 f"the references are written without blanks between words, of which tokenize "
-                f"{self.tokenize} makes one token: choose tokenize zh, ja-mecab or char"
+                f"{self.tokenize} makes one token: choose tokenize zh for Chinese, ja-mecab for "
+                "Japanese, or char for any"
             )
         return "; ".join(told) or None
 
