@@ -39,6 +39,11 @@ def main(argv: list[str]) -> int:
     if arguments.max_source is not None and arguments.max_source < 1:
         raise ValueError(f"expected max_source of 1 or more, got {arguments.max_source}")
     picture = arguments.attention
+    n_best = 1 if arguments.n_best is None else arguments.n_best
+    if arguments.beam is not None and 1 <= arguments.beam < n_best:
+        raise ValueError(
+            f"--n-best {n_best} needs a beam of {n_best} or more, got --beam {arguments.beam}"
+        )
     if arguments.dictionary is not None and not arguments.replace_unk:
         raise ValueError("--dictionary goes with --replace-unk, which is missing")
     with waiting(f"loading {arguments.ckpt} …"):
@@ -55,7 +60,6 @@ def main(argv: list[str]) -> int:
     translator = replace(translator, writes_unknown=not arguments.no_unknown, source_words=words)
     prepare(translator.model, arguments.device)
     usual = translator.model.beam
-    n_best = 1 if arguments.n_best is None else arguments.n_best
     search = BeamSearch(
         max(usual.beam_size, n_best) if arguments.beam is None else arguments.beam,
         usual.length_penalty if arguments.length_penalty is None else arguments.length_penalty,

@@ -163,6 +163,7 @@ def test_attention_is_drawn_for_the_first_line(checkpoint, monkeypatch, capsys, 
         (["--batch-size", "0"], "expected batch_size of 1 or more, got 0"),
         (["--length-penalty", "-1"], "expected a length_penalty of 0 or more, got -1.0"),
         (["--n-best", "0"], "expected n_best of 1 or more, got 0"),
+        (["--n-best", "2", "--beam", "1"], "--n-best 2 needs a beam of 2 or more, got --beam 1"),
         (["--attention", "a.xyz"], "--attention: a picture ends in .png, .pdf, .svg, got a.xyz"),
     ],
 )
