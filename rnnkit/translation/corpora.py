@@ -125,7 +125,7 @@ def read_parallel(
             found = "" if len(named) == len(SPLITS) else f": found {_found(files)}"
             raise DataError(
                 f"the corpus {corpus} needs a source and a target language, the endings of its "
-                f"files, got {source} and {target}{found}"
+                f"files (--data.source and --data.target), got {source} and {target}{found}"
             )
     paths = {
         split: (_side(path, split, source), _side(path, split, target))

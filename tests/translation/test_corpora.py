@@ -165,7 +165,8 @@ def test_two_files_for_one_part_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("languages", [(None, None), ("de", None), (None, "en"), ("de", "de")])
 def test_files_need_two_languages(tmp_path: Path, languages: tuple[str | None, str | None]) -> None:
-    with pytest.raises(DataError, match=rf"got {languages[0]} and {languages[1]}: found test\.de"):
+    told = rf"\(--data\.source and --data\.target\), got {languages[0]} and {languages[1]}: found t"
+    with pytest.raises(DataError, match=told):
         read_parallel(corpus(tmp_path), *languages)
 
 
