@@ -134,22 +134,24 @@ def read_parallel(
     if not made:
         paths |= _assign(corpus, files, source, target, named)
     parts = made | {split: read_pairs(*both) for split, both in paths.items()}
-    for name, part in (("validation", parts["valid"]), ("test", parts["test"])):
+    told = {split: visible(str(named.get(split, corpus))) for split in SPLITS}
+    for split, name in (("valid", "validation"), ("test", "test")):
+        part = parts[split]
         if empty := _empty(part):
             _log.warning(
                 "Note: %d of %d %s pairs of %s have an empty line, the first in line %d; they are "
                 "kept and scored.",
-                *(len(empty), len(part), name, visible(corpus), empty[0] + 1),
+                *(len(empty), len(part), name, told[split], empty[0] + 1),
             )
     whole = parts["train"]
     empty = _empty(whole)
     if len(empty) == len(whole):
-        raise DataError(f"{corpus} has no training pair of which both lines hold text")
+        raise DataError(f"{told['train']} has no training pair of which both lines hold text")
     if empty:
         _log.warning(
             "Note: %d of %d training pairs of %s have an empty line, the first in line %d; they "
             "are left out.",
-            *(len(empty), len(whole), visible(corpus), empty[0] + 1),
+            *(len(empty), len(whole), told["train"], empty[0] + 1),
         )
         parts["train"] = [pair for pair in whole if _holds_text(pair)]
     return ParallelCorpus(source, target, **parts, empty_pairs=len(empty))

@@ -242,7 +242,7 @@ class TranslationData(LightningDataModule):
             _log.warning(
                 "Note: %d of %d training pairs of %s have more than %d tokens on a side and are "
                 "left out (max_length).",
-                *(self.long_pairs, len(texts.train), visible(corpus), max_length),
+                *(self.long_pairs, len(texts.train), visible(train or corpus), max_length),
             )
         self._fingerprint = fingerprint(zip(self._train.sources, self._train.targets, strict=True))
         # Made once here for their errors: a bad number is told before training starts.

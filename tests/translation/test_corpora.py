@@ -100,6 +100,19 @@ def test_empty_lines_stay_in_the_texts_that_are_scored(
     assert "the first in line 3; they are kept" in caplog.text
 
 
+def test_empty_lines_are_told_with_the_file_that_has_them(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "mine").mkdir()
+    own = corpus(tmp_path / "mine", test_de="a\n\n", train_de="a\n\n")
+    paths = {split: f"{own}/{split}" for split in ("train", "test")}
+    with caplog.at_level(logging.WARNING):
+        read_parallel(corpus(tmp_path, valid_de="\nb\n"), "de", "en", **paths)
+    assert f"1 of 2 training pairs of {own}/train have" in caplog.text
+    assert f"1 of 2 validation pairs of {tmp_path} have" in caplog.text
+    assert f"1 of 2 test pairs of {own}/test have" in caplog.text
+
+
 def test_whole_corpora_give_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read_parallel(corpus(tmp_path), "de", "en")
     assert not caplog.records

@@ -128,6 +128,10 @@ def test_long_training_pairs_are_left_out_and_counted(
     seen = [line for batch in module.train_dataloader() for line in batch.references]
     assert sorted(seen) == ["a", "x y z"]
     assert data(path, max_length=4).long_pairs == 0
+    parts = {split: f"{path}/{split}" for split in ("train", "valid", "test")}
+    caplog.clear()
+    TranslationData(source="de", target="en", max_length=3, **parts)
+    assert f"2 of 4 training pairs of {path}/train have more" in caplog.text
     with pytest.raises(ValueError, match="all 35 training pairs have more than 2 tokens on a side"):
         data(write_corpus(tmp_path / "longer"), max_length=2)
 
