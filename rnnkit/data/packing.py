@@ -74,7 +74,7 @@ def unpacked(raw: BufferedReader, path: Path) -> IO[bytes]:
     begin = raw.peek(_LONGEST_BEGINNING)
     for ending, packing in _PACKINGS.items():
         if packing.begins.match(begin):
-            if path.suffix != ending:
+            if path.suffix not in (ending, f".t{ending[1:]}"):  # .tgz is .tar.gz
                 _log.warning(
                     "Note: %s is packed by %s, which its name does not say; it is read unpacked.",
                     *(visible(str(path)), packing.name),

@@ -118,7 +118,6 @@ class BLEU(CorpusScore):
     """
 
     longest: Tensor
-    agreeing: Tensor
     letters: Tensor
 
     def __init__(
@@ -133,7 +132,6 @@ class BLEU(CorpusScore):
         self.caution: str | None = None
         """After `compute`: why the figure says less than BLEU does elsewhere; None: it does not."""
         self.add_state("longest", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="max")
-        self.add_state("agreeing", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("letters", torch.zeros(2, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, hypotheses: Sequence[str], references: Sequence[str]) -> None:
@@ -145,11 +143,8 @@ class BLEU(CorpusScore):
 
     def _add(self, counts: Tensor) -> None:
         super()._add(counts)
-        hypothesis, reference, right = counts[:, :3].T  # in tokens
-        longest = torch.stack([hypothesis.max(), reference.max()])
+        longest = counts[:, :2].amax(0)  # tokens of hypothesis and reference
         self.longest = torch.maximum(self.longest, longest.to(self.longest.device))
-        agreeing = (hypothesis == right) & (reference == right) & (right > 0)
-        self.agreeing += agreeing.sum().to(self.agreeing.device)
 
     def compute(self) -> Tensor:
         """The score, float64 scalar; 0 where nothing agrees."""
@@ -175,11 +170,11 @@ class BLEU(CorpusScore):
                 f"(the longest has {reference}), so BLEU counts shorter n-grams alone (eff:yes); "
                 "exact match, or tokenize char, says more"
             )
-        elif score == 0 and self.agreeing > 0:
+        elif score == 0 and (right := int(self.statistics[2])) > 0:
             told.append(
-                f"BLEU is 0 although {int(self.agreeing)} lines agree with their references, for "
-                f"no translation has {MAX_NGRAM_ORDER} tokens as tokenize {self.tokenize} cuts "
-                f"them (the longest has {hypothesis}); exact match, or tokenize char, says more"
+                f"BLEU is 0 although {right:,} tokens agree with their references, for no "
+                f"translation has {MAX_NGRAM_ORDER} tokens as tokenize {self.tokenize} cuts them "
+                f"(the longest has {hypothesis}); exact match, or tokenize char, says more"
             )
         if 2 * without_blanks > letters:
             told.append(

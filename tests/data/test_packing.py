@@ -69,6 +69,17 @@ def test_the_content_decides_where_the_name_says_otherwise_and_that_is_said(
 
 
 @pytest.mark.parametrize("ending", PACKED)
+def test_a_packed_archive_by_its_short_name_is_no_other_than_its_name_says(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"a.t{ending}"
+    path.write_bytes(PACKED[ending](tar(b"one 1\n")))
+    with pytest.raises(DataError, match=rf"a\.t{ending} is a tar archive"):
+        read_lines(path)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("ending", PACKED)
 def test_a_plain_text_called_packed_is_refused(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     path.write_bytes(b"one 1\n")
