@@ -36,8 +36,8 @@ from rnnkit.language_modeling import ghazals, python_docs
 Level = Literal["word", "character"]
 
 _PACKED = f"(?:{'|'.join(map(re.escape, ENDINGS))})?"
-_SPLIT_FILE = re.compile(rf"(?:.+\.)?({'|'.join(NAMES)})\.txt{_PACKED}")
-_SINGLE_FILE = re.compile(rf"input\.txt{_PACKED}")
+_SPLIT_FILE = re.compile(rf"(?:.+\.)?({'|'.join(NAMES)})\.txt{_PACKED}", re.IGNORECASE)
+_SINGLE_FILE = re.compile(rf"input\.txt{_PACKED}", re.IGNORECASE)
 _LAYOUT = (
     "a corpus is a folder with train.txt, valid.txt (or dev.txt) and test.txt (or NAME.train.txt "
     f"and so on), a folder with one input.txt, or one text file{OR_NAMED}"
@@ -222,7 +222,7 @@ def _assign(corpus: str, files: Mapping[str, Path], named: Mapping[str, Path]) -
     parts: dict[str, Path] = {}
     for name, path in files.items():
         match = _SPLIT_FILE.fullmatch(name)
-        if match is None or (split := NAMES[match[1]]) in named:
+        if match is None or (split := NAMES[match[1].lower()]) in named:
             continue
         if split in parts:
             raise two_files(corpus, split, parts[split].name, name)

@@ -256,6 +256,8 @@ def main(argv: list[str]) -> int:
     else:
         name = "standard input" if arguments.file == "-" else arguments.file
         if arguments.file == "-":
+            if sys.stdin.buffer.isatty():
+                print("type the text; Ctrl-D ends it", file=sys.stderr)
             content = decode(sys.stdin.buffer.read(), name)
         else:
             content = read_text(Path(arguments.file))

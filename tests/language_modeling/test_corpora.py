@@ -68,6 +68,9 @@ def test_any_folder_with_three_texts_is_a_corpus(tmp_path: Path) -> None:
 def test_files_may_carry_the_name_of_the_corpus(tmp_path: Path) -> None:
     path = write(tmp_path, **{"ptb.train": "a", "ptb.valid": "b", "ptb.test": "c", "notes": "d"})
     assert read_corpus(path, "character").valid == ["b"]
+    (upper := tmp_path / "upper").mkdir()
+    path = write(upper, **{"Train": "a", "ptb.Dev": "b", "TEST": "c"})
+    assert read_corpus(path, "character").valid == ["b"]
 
 
 @pytest.mark.parametrize("as_file", [False, True])

@@ -180,6 +180,12 @@ def test_standard_input_is_a_text_and_its_mark_is_none(checkpoints, capsys, monk
     assert outputs[0] == outputs[1]
     assert outputs[0][0] == 0
     assert re.match(r"12 words, [\d.]+ nats\n", outputs[0][1])
+    assert outputs[0][2] == ""
+    typed = io.BytesIO(TEXT.encode())
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(typed))
+    _, output, said = run(capsys, "-", "--ckpt", checkpoints[1]["word"])
+    assert (output, said) == (outputs[0][1], "type the text; Ctrl-D ends it\n")
 
 
 def test_unknown_words_are_counted_and_told(checkpoints, capsys, tmp_path):

@@ -374,7 +374,7 @@ def test_tokens_that_nobody_can_see_are_kept_and_counted(
     text = "".join(f"{token} O\n" for token in ["Ada", *unseen, "co\u00adop", "❤\ufe0f"])
     (message,) = told(caplog, file(tmp_path, text))
     assert "that nobody can see, 6 in all" in message
-    assert "the first, U+200B, in line 2" in message
+    assert "the first is U+200B in line 2" in message
     assert read_columns(tmp_path / "tagged.txt")[0].words[1:7] == unseen
 
 
