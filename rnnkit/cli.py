@@ -30,7 +30,7 @@ commands:
   score      score a text with a language model: rnnkit score FILE --ckpt ...
   plot       draw the curves of several runs in one picture: rnnkit plot runs/...
   translate  translate lines with a checkpoint: rnnkit translate --ckpt ... < in > out
-  tag        find entities in lines with a checkpoint: rnnkit tag --ckpt ... < in
+  tag        find entities in lines, or label words: rnnkit tag --ckpt ... < in
   data       list the known datasets, get them, say where they lie: rnnkit data list
   bench      measure the layers against torch.nn and other peers: rnnkit bench --quick
 
