@@ -70,7 +70,8 @@ def split_rows(path: Path, lines: list[str], separator: str | None) -> tuple[lis
         lines: The lines.
         separator: What stands between two columns. None: in a `.csv` file the first of comma,
             semicolon and tab that its first line has; else tabs alone where they give every token
-            one number of columns and blanks do not, which is told; else any blanks and tabs.
+            one number of columns, which is told where blanks would give another; else any blanks
+            and tabs.
 
     Raises:
         DataError: A quote has no end in its line.
@@ -129,8 +130,10 @@ def _tabs_alone(path: Path, lines: list[str], rows: list[Row]) -> bool:
     if len(tabs) != 1 or tabs == {0}:
         return False
     width = tabs.pop() + 1
-    if len(widths) == 1:
-        return widths == {width}
+    if widths == {width}:
+        return True
+    if len(widths) == 1 and not all(_one_tag_last(lines[row.line - 1]) for row in tokens):
+        return False
     other = next(row.line for row in tokens if len(row.fields) != width)
     _log.warning(
         "Note: tabs alone separate the columns of %s, for blanks would give line %d another number "
@@ -138,6 +141,12 @@ def _tabs_alone(path: Path, lines: list[str], rows: list[Row]) -> bool:
         *(visible(str(path)), other),
     )
     return True
+
+
+def _one_tag_last(line: str) -> bool:
+    """Whether tabs leave no column empty, as they do in a row, and no blank in the last, a tag."""
+    *others, last = (field.strip(_BLANKS) for field in line.split("\t"))
+    return all(others) and len(_at_blanks(last)) == 1
 
 
 def _csv_delimiter(path: Path, lines: list[str], separator: str | None) -> str | None:

@@ -32,6 +32,16 @@ def test_tabs_are_taken_where_they_alone_give_one_number_of_columns(
     assert "line 2" in record.getMessage()
 
 
+def test_tabs_are_taken_where_blanks_would_cut_every_token(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path, "New York\tB-LOC\nLos Angeles\tB-LOC\n")
+    with caplog.at_level(logging.WARNING):
+        (sentence,) = read_columns(path)
+    assert sentence.words == ["New York", "Los Angeles"]
+    assert f"tabs alone separate the columns of {path}, for blanks" in caplog.text
+
+
 def test_tabs_are_taken_where_a_column_is_empty(tmp_path: Path) -> None:
     path = write(tmp_path, "Ada\tB-PER\tsure\nin\tO\t\n\tO\tx\n")
     with pytest.raises(DataError, match=r"empty token in line 3"):
