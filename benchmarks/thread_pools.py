@@ -42,9 +42,9 @@ def main() -> int:
         print(f"benchmarks.thread_pools: {library.missing()}", file=sys.stderr)
         return 1
     engine = ctypes.CDLL(str(loaded.path))  # the same, for a process loads it once
-    openmp: Callable[[], object] = partial(library._share_threads, engine)
+    engine.rnnkit_use_openmp.argtypes = [ctypes.c_void_p] * 3
+    openmp: Callable[[], object] = partial(engine.rnnkit_use_openmp, *library.openmp_functions())
     own: Callable[[], object] = partial(engine.rnnkit_use_openmp, None, None, None)
-    openmp()  # tells what the arguments are
     found, ratios = [], []
     for cell in CELLS:
         for steps, batch, features, hidden in SHAPES:

@@ -117,16 +117,17 @@ def _share_threads(found: Any) -> None:
 
     Without it the engine starts threads of its own for every call.
     """
+    found.rnnkit_use_openmp.argtypes = [ctypes.c_void_p] * 3
+    found.rnnkit_use_openmp(*openmp_functions())
+
+
+def openmp_functions() -> list[ctypes.c_void_p | None]:
+    """What the engine takes of torch's OpenMP; three times None where there is none."""
     runtime = _openmp()
     if runtime is None:
-        return
-    found.rnnkit_use_openmp.argtypes = [ctypes.c_void_p] * 3
-    found.rnnkit_use_openmp(
-        *(
-            ctypes.cast(getattr(runtime, name), ctypes.c_void_p)
-            for name in ("GOMP_parallel", "omp_get_num_threads", "omp_get_thread_num")
-        )
-    )
+        return [None] * 3
+    names = ("GOMP_parallel", "omp_get_num_threads", "omp_get_thread_num")
+    return [ctypes.cast(getattr(runtime, name), ctypes.c_void_p) for name in names]
 
 
 def _openmp() -> Any | None:
