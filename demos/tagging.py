@@ -24,7 +24,8 @@ from rnnkit.cli import main as rnnkit
 from rnnkit.metrics import EntityF1
 from rnnkit.tagging.announcements import announcements
 from rnnkit.tagging.columns import Sentence
-from rnnkit.tagging.tag import EntityTagger, coloured, colours_of
+from rnnkit.tagging.formats import coloured, colours_of
+from rnnkit.tagging.tag import EntityTagger
 
 CONFIG = Path(__file__).parents[1] / "configs" / "tagging" / "announcements.yaml"
 RUNS = Path("runs") / "announcements"
@@ -61,7 +62,7 @@ def main() -> int:
     train, _, test = announcements()
     print(f"\nlooking each word up reaches an F1 of {100 * lookup_f1(train, test):.1f}\n")
     tagger = EntityTagger.from_checkpoint(checkpoint)
-    colours = colours_of(tagger.model.tags)
+    colours = colours_of(tagger.model.tags, tagger.model.scheme)
     seen = {word.lower() for sentence in train for word in sentence.words}
     unseen = [each.words for each in test if any(word.lower() not in seen for word in each.words)]
     console = Console()
