@@ -97,8 +97,9 @@ def read_columns(
             of CoNLL-U's last column, and O where it lacks one. None: leave the tags out, as for a
             file that has none.
         separator: What stands between two columns, for example `"\t"`, also written as a backslash
-            and a t. None: any number of blanks and tabs; tabs alone where only these give each
-            line one number of columns, which is told; in a `.csv` file commas, semicolons or tabs.
+            and a t. None: any number of blanks and tabs; tabs alone where they give each line
+            one number of columns and blanks would cut a token, which is told; in a `.csv` file
+            commas, semicolons or tabs.
         sentence_column: Column that tells sentences apart, as well as blank lines do: a sentence
             begins where it holds something, and other than before. None: the one that a header
             tells, else none.
