@@ -15,7 +15,7 @@ from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu.padded_lstm import padded_lstm, suits
 from rnnkit_kernels.dispatch.autocast import cast, compute_dtype, result_dtypes
-from rnnkit_kernels.dispatch.choice import PLAIN, Backend, Decision, Extras, choose
+from rnnkit_kernels.dispatch.choice import PLAIN, Backend, Decision, Extras, choose, that_keeps
 from rnnkit_kernels.lengths import (
     States,
     all_rows,
@@ -28,6 +28,7 @@ from rnnkit_kernels.ops.context import observed, traces
 from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.native_layer import native_layer
 from rnnkit_kernels.ops.recurrence import recurrence
+from rnnkit_kernels.ops.states import LayerStates, Placement, watch, watched
 from rnnkit_kernels.random.dropout import dropout as _dropout
 from rnnkit_kernels.random.philox import STREAMS
 from rnnkit_kernels.recurrence.rows import Rows
@@ -81,10 +82,21 @@ def recurrent(
         None if batch_sizes is None else hx[0].shape[1], num_layers, directions,
     )  # fmt: skip
     assert resets is None or decision.engine == "reference"
+    noted = watched()
+    if noted is not None:
+        if resets is not None or begins is not None:
+            raise ValueError(
+                "the states of sequences that begin anew (resets) can't be watched: leave resets "
+                "out, or cut the sequences there"
+            )
+        decision = that_keeps(decision, cell, input, weights)
+    steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
+    shape = (steps, hx[0].shape[1])
     if decision.engine == "reference" and traces():
         input = _of_fixed_length(input, batch_sizes)
     hidden = weights[1].shape[0] // CELLS[cell].gates_at[-1]
     together = num_layers > 1 and directions == 1 and not has_projections and extras == PLAIN
+    together = together and noted is None
     together = together and flows(cell, hidden, num_layers, decision, weights[1])
     together = together and (begins is None or not (training and dropout > 0))
     in_torch = extras.missing_in_torch(cell) is None
@@ -132,7 +144,8 @@ def recurrent(
                 at = resets if order is None else resets.index_select(1, order)
                 anew = at, None if hx_reset is None else tuple(value[span] for value in hx_reset)
             inputs = (data, *parts, own, shares, rows, extras, lengths, anew)
-            data, final = _layer(cell, decision, *inputs)
+            watching = None if noted is None else (noted, i, Placement(shape, rows, order))
+            data, final = _layer(cell, decision, *inputs, watching)
             last.append(final)
         states = tuple(torch.cat(values) for values in zip(*last, strict=True))
         if not dtypes:
@@ -141,7 +154,7 @@ def recurrent(
         return data.to(dtypes[0]), tuple(handed_on)
 
     if lengths is not None:
-        if _takes_lengths(decision, lengths, extras):
+        if noted is None and _takes_lengths(decision, lengths, extras):
             # The engine finds its way through sequences of any order, as they lie.
             rows = Rows(input.shape[0], input.shape[1])
             return _writable(apart, *run(input, hx, rows, None, lengths))
@@ -258,17 +271,33 @@ def _layer(
     extras: Extras,
     lengths: Tensor | None,
     anew: tuple[Tensor, States | None] | None,
+    watching: tuple[list[LayerStates], int, Placement] | None,
 ) -> tuple[Tensor, States]:
     h0, c0 = state[0], state[1] if len(state) > 1 else None
     inputs: tuple[Any, ...] = (data, *weights, h0, c0, shares)
-    if decision.engine == "reference":
+    engine, recompute = decision.engine, extras.recompute
+    states: LayerStates | None = None
+    if watching is not None:
+        noted, i, placement = watching
+        states = LayerStates(cell, i, engine, inputs, placement)
+        noted.append(states)
+    if engine == "reference":
         norm = norms if extras.layer_norm else None
-        y, h_n, last = reference.directions(cell, inputs, rows, layer_norm=norm, anew=anew)
+        steps: Any = None if states is None else [[] for _ in range(h0.shape[0])]
+        y, h_n, last = reference.directions(
+            cell, inputs, rows, layer_norm=norm, anew=anew, states=steps
+        )
+        if states is not None:
+            states.follow(y, steps)
         return y, (h_n,) if last is None else (h_n, last)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     save = save or traces()
-    engine, recompute = decision.engine, extras.recompute
     inputs = (*inputs, rows.batch_sizes, rows.offsets)
+    if states is not None and save:
+        y, h_n, c_n, *kept = recurrence(*inputs, cell, False, engine, True, False)
+        states.ran(y, *kept)
+        y, *final = watch(states, y, *((h_n,) if c0 is None else (h_n, c_n)))
+        return y, tuple(final)
     if engine == "native" and not observed():
         y, h_n, c_n = native_layer((*inputs, lengths), cell, save, recompute)
         return y, (h_n,) if c_n is None else (h_n, c_n)

@@ -224,6 +224,7 @@ def layer(
     *,
     layer_norm: Tensors | None = None,
     anew: Anew | None = None,
+    states: list[tuple[slice, State]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One layer in one direction, step by step.
 
@@ -247,6 +248,7 @@ def layer(
         anew: resets, bool (T, B): a boundary before step t of sequence b, which no state crosses;
             and the state that follows it, (P,) and (H,), or None for zeros. For rows that are dense
             or padded; no boundary lies past a length.
+        states: the state after every step is added to these, with its rows, as nodes of the graph.
 
     Returns:
         y as `x` with P for D, zero in rows that belong to no step; h_n (B, P); c_n (B, H) or None.
@@ -296,6 +298,9 @@ def layer(
             new = tuple(
                 share * a + (1 - share) * b for share, a, b in zip(shares, before, new, strict=True)
             )
+        if states is not None:
+            new = tuple(value.view_as(value) for value in new)
+            states.append((now, new))
         output = new[0]
         if inside is not None:
             output = torch.where(inside[t], output, 0)
@@ -331,6 +336,7 @@ def directions(
     *,
     layer_norm: Sequence[Tensors] | None = None,
     anew: Anew | None = None,
+    states: list[list[tuple[slice, State]]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """One layer in one direction or both, as `ops.recurrence` runs it.
 
@@ -341,6 +347,7 @@ def directions(
         reverse: whether t falls for the first direction; a second goes the other way.
         layer_norm: as for `layer`, one entry a direction.
         anew: as for `layer`, the state leading with the direction.
+        states: as for `layer`, one list a direction.
 
     Returns:
         y as `x` with M·P for D; h_n (M, B, P); c_n (M, B, H) or None.
@@ -356,7 +363,10 @@ def directions(
             after = anew[0], None if anew[1] is None else tuple(value[m] for value in anew[1])
         inputs_of = (x, *own, shares)
         backwards = reverse != (m == 1)
-        found.append(layer(cell, inputs_of, rows, backwards, layer_norm=norm, anew=after))
+        own_states = None if states is None else states[m]
+        found.append(
+            layer(cell, inputs_of, rows, backwards, layer_norm=norm, anew=after, states=own_states)
+        )
     y, h_n, c_n = zip(*found, strict=True)
     last = None if c0 is None else torch.stack(c_n)
     return torch.cat(y, -1), torch.stack(h_n), last

@@ -8,6 +8,7 @@ def source_hash() -> str:
     """Of all that the kernels are compiled from."""
     folder = Path(__file__).parents[1]
     files = [*folder.glob("cells/*.py"), *folder.glob("recurrence/*.py")]
+    files.remove(folder / "recurrence/eager.py")  # PyTorch: nothing is compiled from it
     files += [
         folder / f"{name}.py" for name in ("random/kernels", "crf/kernels", "vocabulary/tiles")
     ]

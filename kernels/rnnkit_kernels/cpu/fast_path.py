@@ -191,7 +191,7 @@ class FastPath:
             found.cells[cell], 4, threads, 1, split, 0,
             steps, batch, features, hidden, hidden, rows, 0, 0, 0, 0, 0,
         )  # fmt: skip
-        tail = (*(0,) * 13, features, hidden, 0, 0, 0, 0)
+        tail = (*(0,) * 15, features, hidden, 0, 0, 0, 0, 0, 0)
         leading = (1, batch) if len(shape) == 3 else shape[:-1]
         state_shape = torch.Size((*leading, hidden))
         zeros = torch.zeros(state_shape)

@@ -230,7 +230,7 @@ def forward(
             _address(h0, m), _address(c0, m), to_zoneout,
             to_y, _address(h_n, m), _address(c_n, m), to_saved, to_states,
             0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
-            features, y_stride, saved_stride, states_stride, zoneout_stride, 0,
+            0, 0, features, y_stride, saved_stride, states_stride, zoneout_stride, 0, 0, 0,
         ))  # fmt: skip
     size = x.element_size()
     shared = split(cell, batch, hidden, threads, size)
@@ -265,10 +265,12 @@ def backward(
     states: Tensor,
     needs_dx: bool,
     lengths: Tensor | None = None,
+    of_states: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> list[Tensor | None]:
     """Gradients of x, weight_ih, weight_hh, bias_ih, bias_hh, weight_hr, cell_weights, h0, c0.
 
     Arguments are those of `rnnkit::recurrence_backward`, y (N, M, P), and `lengths` as above.
+    `of_states` is room for ∂L/∂h_t (N, M, P) and ∂L/∂c_t (N, M, H) after every step.
     """
     found, index = _engine(cell)
     (
@@ -298,6 +300,9 @@ def backward(
             _column(zoneout, m),
         )
         to_dy, dy_stride = _column(dy, m)
+        (to_d_hidden, d_hidden_stride), (to_d_cell, d_cell_stride) = (
+            _column(value, m) for value in of_states
+        )
         d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_weight_hr, d_cell, d_h0, d_c0 = (
             _address(tensor, m) for tensor in gradients
         )
@@ -310,7 +315,9 @@ def backward(
             to_y, 0, 0, to_saved, to_states,
             to_dy, _address(dh_n, m), _address(dc_n, m),
             d_weight_ih, d_weight_hh, d_bias_ih, d_bias_hh, d_weight_hr, d_cell, d_h0, d_c0,
+            to_d_hidden, to_d_cell,
             features, y_stride, saved_stride, states_stride, zoneout_stride, dy_stride,
+            d_hidden_stride, d_cell_stride,
         ))  # fmt: skip
     size = x.element_size()
     shared = split(cell, batch, hidden, threads, size)

@@ -322,6 +322,16 @@ def _triton(
     return _transformed() or Decision(engine, found.reason, found)
 
 
+def that_keeps(decision: Decision, cell: str, input: Tensor, weights: Sequence[Tensor]) -> Decision:
+    """The engine chosen, or one in the place of torch's own layers, which keep no states."""
+    if decision.engine != "torch":
+        return decision
+    why = "the states of every step are watched, and torch's own layers keep none"
+    if native.refuses(cell, input, weights, autocasts(input.device)):
+        return Decision("eager", why)
+    return Decision("native", why)
+
+
 def by_definition(extras: Extras) -> bool:
     """Whether a call with lengths or resets runs by the definition, which reads neither."""
     return extras.layer_norm or _transformed() is not None

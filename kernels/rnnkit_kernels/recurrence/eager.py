@@ -182,12 +182,14 @@ def backward(
     y: Tensor,
     saved: Tensor,
     states: Tensor,
+    of_states: tuple[Tensor, Tensor | None] | None = None,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor | None]:
     """Run the recurrence backwards; the last step processed by `forward` comes first.
 
     Args:
         dy: (N, P). dh_n: (B, P). dc_n: (B, H) in `state_dtype`, or None.
         y: (N, P), saved, states: as `forward` returned them; the rest as `forward` took it.
+        of_states: room for ∂L/∂h_t (N, P) and ∂L/∂c_t (N, H) after every step, or None.
 
     Returns:
         columns (N, R, H), gradients of the pre-activations, zero in rows of no step; the carry at
@@ -210,6 +212,11 @@ def backward(
     for first, count in steps if reverse else reversed(steps):
         now = slice(first, first + count)
         gradient = d_h[:count] + dy[now]
+        if of_states is not None:
+            past = {name: value[:count] for name, value in zip(names, carry, strict=True)}
+            of_states[0][now] = gradient + past["hidden"] if "hidden" in past else gradient
+            if of_states[1] is not None:
+                of_states[1][now] = past["cell"]
         if projected is not None and weight_hr is not None:
             projected[now] = gradient
             gradient = (projected[now] @ weight_hr).to(exact)

@@ -52,6 +52,7 @@ template <class S, class C> struct Backward : Layer<S, C> {
     for (int i = 0; i < threads && i < 64; i++) room_of[i] = room.take<S>(transposed_room<S>(G * H > P ? G * H : P));
   }
 
+  S* state_gradient(void* base, int64_t row, int64_t stride) const { return (S*)base + row * stride; }
   S* column(int64_t row, int i) const { return columns + (row * COLUMNS + i) * H; }
 
   void arrange() {
@@ -116,6 +117,14 @@ template <class S, class C> struct Backward : Layer<S, C> {
     }
     if constexpr (hidden_carry >= 0) carry[hidden_carry] = load(carry_hidden + q_at, carry_hidden + r_at, n);
     if constexpr (cell_carry >= 0) carry[cell_carry] = load(carry_cell + q_at, carry_cell + r_at, n);
+    if constexpr (s + 1 == STAGES) {
+      if (raw.d_hidden && !projects)
+        store(state_gradient(raw.d_hidden, row_q, raw.d_hidden_stride) + u, state_gradient(raw.d_hidden, row_r, raw.d_hidden_stride) + u,
+              carry_hidden ? gradient + load(carry_hidden + q_at, carry_hidden + r_at, n) : gradient, n);
+      if constexpr (cell_carry >= 0)
+        if (raw.d_cell)
+          store(state_gradient(raw.d_cell, row_q, raw.d_cell_stride) + u, state_gradient(raw.d_cell, row_r, raw.d_cell_stride) + u, carry[cell_carry], n);
+    }
     T2 passed_h{}, passed_c{};
     if (zones && s + 1 == STAGES) {
       // z of each gradient passes to the step before, 1 - z of it enters the cell.
@@ -191,8 +200,13 @@ template <class S, class C> struct Backward : Layer<S, C> {
         alignas(64) S sums[MOST_ROWS * WIDEST * L];
         from_later(rows, panel, shape, starts, sums, stride, vectors, ahead);
         for (int r = 0; r < rows.count; r++)
-          for (int v = 0; v < vectors; v++)
-            store(projected + rows.row[r] * P + unit + v * L, load(sums + r * stride + v * L), filled(P, unit + v * L, L));
+          for (int v = 0; v < vectors; v++) {
+            const int64_t u = unit + v * L;
+            const int n = filled(P, u, L);
+            const V value = load(sums + r * stride + v * L);
+            store(projected + rows.row[r] * P + u, value, n);
+            if (raw.d_hidden) store(state_gradient(raw.d_hidden, rows.row[r], raw.d_hidden_stride) + u, value, n);
+          }
       });
       place.meet();
       const Panels wide = projection_panels();

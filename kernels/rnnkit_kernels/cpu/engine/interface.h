@@ -21,7 +21,9 @@ struct RnnkitLayer {
   const void *dy, *dh_n, *dc_n;          // gradients of y, h_n and c_n
   void *d_weight_ih, *d_weight_hh, *d_bias_ih, *d_bias_hh, *d_weight_hr, *d_cell_weights;
   void *d_h0, *d_c0;
+  void *d_hidden, *d_cell;  // of the state after every step, (N, P) and (N, H), or null
   int64_t x_stride, y_stride, saved_stride, states_stride, zoneout_stride, dy_stride;
+  int64_t d_hidden_stride, d_cell_stride;
 };
 
 // One call: all directions of a layer, which share x.
