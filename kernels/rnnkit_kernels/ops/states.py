@@ -100,6 +100,12 @@ class LayerStates:
         return int(self.inputs[7].shape[0])
 
     @property
+    def lengths(self) -> Tensor | None:
+        """int64 (B,), the number of steps of each sequence; None where all have T."""
+        own = self._placement.rows.lengths()
+        return None if own is None else self._placement.sequences(own[None])[0]
+
+    @property
     def input(self) -> Tensor:
         """x, (T, B, D)."""
         x = self.inputs[0]

@@ -164,6 +164,8 @@ def test_sequences_of_several_lengths_keep_their_places(form: str, engine: Any) 
             torch.testing.assert_close(ours[:length, b], theirs[:, 0])
             assert not ours[length:, b].any()
     assert found.input.shape == case.input.shape
+    assert found.lengths is not None
+    assert found.lengths.tolist() == lengths.tolist()
     torch.testing.assert_close(found.initial[1][0], case.state[1][0])
 
 
