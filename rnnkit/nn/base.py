@@ -40,6 +40,7 @@ from rnnkit_kernels.functional import (
     first_states,
     recurrent,
     sequences,
+    watched,
 )
 
 
@@ -242,6 +243,7 @@ class Recurrent(NamedWeights):
             or input.dim() != 3
             or self.num_layers != 1
             or self.backend not in ("auto", "native")
+            or watched() is not None
             or self.bidirectional
             or self.proj_size
             or self.zoneout

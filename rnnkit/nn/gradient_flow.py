@@ -59,15 +59,16 @@ class Flow:
         return self.hidden if self.cell is None else self.hidden.hypot(self.cell)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over the sequences that have a step, (T,); NaN where none has."""
-        return torch.where(self.real, values, torch.nan).nanmean(1)
+        """Mean over the sequences that have a step, (T,), NaN where none has.
 
-    @property
-    def ratio(self) -> float:
-        """First to last: what reaches the first state of what the last one gets, on average."""
-        mean = self.mean(self.both)
-        mean = mean[~mean.isnan()]
-        return float(mean[0] / mean[-1])
+        The last step of every sequence comes last, so that what is as far from a loss at the end
+        stands side by side.
+        """
+        steps = len(values)
+        lengths = self.real.sum(0)
+        back = torch.arange(steps - 1, -1, -1, device=values.device)[:, None]
+        found = values.gather(0, (lengths - 1 - back).clamp(min=0))
+        return torch.where(back < lengths, found, torch.nan).nanmean(1)
 
 
 def flows(states: LayerStates) -> list[Flow]:
@@ -82,10 +83,12 @@ def flows(states: LayerStates) -> list[Flow]:
     cell = None if cell is None else torch.linalg.vector_norm(cell, dim=-1)
     found = []
     for m in range(states.directions):
-        parts = [hidden[..., m], None if cell is None else cell[..., m], real]
+        turned = torch.where(real, real.sum(0) - 1 - step, step)  # the last real step comes first
+        norms, of_cell = hidden[..., m], None if cell is None else cell[..., m]
         if m == 1:
-            parts = [None if part is None else part.flip(0) for part in parts]
-        found.append(Flow(states.layer, m, *parts))
+            norms = norms.gather(0, turned)
+            of_cell = None if of_cell is None else of_cell.gather(0, turned)
+        found.append(Flow(states.layer, m, norms, of_cell, real))
     return found
 
 
@@ -104,6 +107,7 @@ def gradient_flow(
     loss: Loss = "last",
     generator: torch.Generator | None = None,
     vectors: Sequence[Tensor] | None = None,
+    lengths: Tensor | None = None,
 ) -> list[Flow]:
     """What reaches the states of every step, from a loss of the topmost layer's last state.
 
@@ -119,6 +123,7 @@ def gradient_flow(
         generator: Draws u; None: torch's own.
         vectors: u instead of drawn ones, the topmost layer's parts of the state, (B, ·) each; those
             of both directions side by side.
+        lengths: Of the sequences, integers (B,), as the layer takes them; None: all have T steps.
 
     Returns:
         One entry for each layer and direction, the lowest layer first.
@@ -138,7 +143,7 @@ def gradient_flow(
             f"loss cell is one of the cell state c, and {type(layer).__name__} has none: use last"
         )
     with torch.enable_grad(), watch_states(layer) as watched:
-        output, last = layer(input)
+        output, last = layer(input, lengths=lengths)
         tops = [_topmost(layer, each) for each in (last if has_cell else (last,))]
         over_steps = output.sum(1 if layer.batch_first else 0)  # u is the same at all of them
         parts = {"last": tops, "cell": tops[1:], "sum": [over_steps]}[loss]

@@ -21,6 +21,7 @@ ROOMS = {
     "Translation": "rnnkit.translation",
     "TranslationData": "rnnkit.translation",
     "SampleTranslations": "rnnkit.translation",
+    "GradientFlow": "rnnkit.training.callbacks.gradient_flow",
     "Tagger": "rnnkit.tagging",
     "TaggingData": "rnnkit.tagging",
 }

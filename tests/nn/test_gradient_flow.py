@@ -37,7 +37,7 @@ def test_a_relu_cell_that_is_always_on_is_linear(loss: Any) -> None:
     norms = torch.linalg.vector_norm(torch.stack(expected[::-1]), dim=-1)
     torch.testing.assert_close(flow.hidden, norms, rtol=1e-10, atol=0)
     assert flow.cell is None
-    torch.testing.assert_close(flow.ratio, float(norms[0].mean() / norms[-1].mean()))
+    torch.testing.assert_close(flow.mean(flow.hidden), norms.mean(1))
 
 
 def test_an_lstm_with_an_open_forget_gate_keeps_the_gradient_of_its_cell_for_1000_steps() -> None:
@@ -107,6 +107,22 @@ def test_layers_and_directions_are_told_apart() -> None:
         assert each.hidden[-1].min() > 100 * each.hidden[0].max()
     with pytest.raises(ValueError, match="1 sequences and 2 directions"):
         jacobian_norms(layer, torch.randn(1, 30, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("direction", [0, 1])
+def test_sequences_of_several_lengths_are_compared_by_their_ends(direction: int) -> None:
+    layer = filled(rnnkit.LSTM(3, 4, bidirectional=True))
+    input, lengths = torch.randn(6, 3, 3, dtype=torch.float64), torch.tensor([4, 6, 1])
+    vectors = unit_vectors([8, 8], 3, input)
+    flow = gradient_flow(layer, input, vectors=vectors, lengths=lengths)[direction]
+    alone = []
+    for b, length in enumerate(lengths.tolist()):
+        own = [vector[b : b + 1] for vector in vectors]
+        found = gradient_flow(layer, input[:length, b : b + 1], vectors=own)[direction].both[:, 0]
+        torch.testing.assert_close(flow.both[:length, b], found)
+        alone.append(nn.functional.pad(found, (6 - length, 0), value=torch.nan))
+    torch.testing.assert_close(flow.mean(flow.both), torch.stack(alone).nanmean(0))
+    assert flow.real.sum(0).tolist() == lengths.tolist()
 
 
 def test_drawn_vectors_have_length_one_and_come_from_the_generator() -> None:

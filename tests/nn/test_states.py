@@ -70,3 +70,10 @@ def test_a_model_without_such_layers_is_refused() -> None:
         watch_states(nn.Sequential(nn.LSTM(3, 4))),
     ):
         pass
+
+
+def test_inputs_are_seen_without_gradients_too() -> None:
+    layer, input = rnnkit.LSTM(3, 4).eval(), torch.randn(5, 2, 3)
+    with torch.no_grad(), watch_states(layer) as states:
+        layer(input)
+    assert torch.equal(states[""][0].input, input)

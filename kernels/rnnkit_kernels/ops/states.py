@@ -180,7 +180,8 @@ class LayerStates:
         """Note what a forward pass kept, as `rnnkit::recurrence` returns it."""
         members, _, width = self.inputs[7].shape
         self._y = y.detach().reshape(-1, members, width)
-        self._saved, self._states = saved, states
+        self._saved = None if saved is None else saved.detach()
+        self._states = states.detach()
 
     def room(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Zeros for the gradients of y, h and c of every step, which are then known."""
