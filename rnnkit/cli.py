@@ -28,6 +28,7 @@ commands:
   study      train several configurations, with a table and pictures: rnnkit study ptb-small
   generate   let a language model write: rnnkit generate --ckpt ... --prompt ...
   score      score a text with a language model: rnnkit score FILE --ckpt ...
+  gradients  show how far back gradients reach: rnnkit gradients --cells tanh lstm
   plot       draw the curves of several runs in one picture: rnnkit plot runs/...
   translate  translate lines with a checkpoint: rnnkit translate --ckpt ... < in > out
   tag        find entities in lines, or label words: rnnkit tag --ckpt ... < in
@@ -47,6 +48,7 @@ _COMMANDS = {
     "study": "rnnkit.training.study",
     "generate": "rnnkit.language_modeling.generate",
     "score": "rnnkit.language_modeling.score",
+    "gradients": "rnnkit.training.gradients",
     "plot": "rnnkit.training.plot",
     "translate": "rnnkit.translation.translate",
     "tag": "rnnkit.tagging.tag",
