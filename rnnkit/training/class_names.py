@@ -22,6 +22,7 @@ ROOMS = {
     "TranslationData": "rnnkit.translation",
     "SampleTranslations": "rnnkit.translation",
     "GradientFlow": "rnnkit.training.callbacks.gradient_flow",
+    "PercentileClipping": "rnnkit.training.callbacks",
     "Tagger": "rnnkit.tagging",
     "TaggingData": "rnnkit.tagging",
 }

@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from typing_extensions import Self  # torch brings it; typing has it from Python 3.11
 
 from rnnkit.training.accumulation import Accumulation
+from rnnkit.training.callbacks.percentile_clipping import percentile_clipping
 from rnnkit.training.class_names import name_of, note_other_name
 from rnnkit.training.learning_rate import learning_rate, set_learning_rate, watched_by
 from rnnkit.training.not_finite import remedy, stop_if_not_finite, weight_not_finite
@@ -181,8 +182,8 @@ class Task(LightningModule):
     ) -> None:
         """Clip the gradient as the Trainer is told to; log its norm before as `train/grad_norm`.
 
-        The norm (2-norm of all gradients together) is a by-product of clipping by norm. Where
-        there is none, it is taken at the steps that are logged.
+        The norm (2-norm of all gradients together) is a by-product of clipping by norm, here or by
+        PercentileClipping. Where there is none, it is taken at the steps that are logged.
 
         Args:
             optimizer: Whose parameters' gradients are clipped.
@@ -199,7 +200,9 @@ class Task(LightningModule):
         by_norm = gradient_clip_algorithm in (None, "norm")
         # FSDP, where each process has a part of every gradient and one part's norm says nothing.
         sharded = getattr(self.trainer.strategy.model, "clip_grad_norm_", None)
-        if sharded is not None:
+        if (percentile := percentile_clipping(self.trainer)) is not None:
+            norm = percentile.norm  # of the gradient that it has clipped by now
+        elif sharded is not None:
             limit = gradient_clip_val if by_norm else None
             if limit or due:
                 norm = sharded(limit or math.inf)

@@ -1,1 +1,3 @@
-"""Callbacks: what a run shows, draws and keeps while it trains."""
+"""Callbacks: what a run shows, draws and keeps while it trains, and how it clips."""
+
+from rnnkit.training.callbacks.percentile_clipping import PercentileClipping as PercentileClipping
