@@ -18,10 +18,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from typing_extensions import Self  # torch brings it; typing has it from Python 3.11
 
 from rnnkit.training.accumulation import Accumulation
+from rnnkit.training.callbacks.divergence import remedy, stop_if_not_finite
 from rnnkit.training.callbacks.percentile_clipping import percentile_clipping
 from rnnkit.training.class_names import name_of, note_other_name
 from rnnkit.training.learning_rate import learning_rate, set_learning_rate, watched_by
-from rnnkit.training.not_finite import remedy, stop_if_not_finite, weight_not_finite
+from rnnkit.training.not_finite import weight_not_finite
 
 _NORMS_TOLD = 5  # how a norm grows shows in a few steps
 
@@ -164,7 +165,7 @@ class Task(LightningModule):
             step = steps[int(summed.isfinite().int().argmin())]
             raise FloatingPointError(
                 f"the loss became {float(loss)} at step {step} of epoch {self.current_epoch}: "
-                f"{remedy(self.trainer, step)}{self._last_norms(step)}"
+                f"{remedy(self.trainer, step)}{self.last_norms(step)}"
             )
         if due:
             self.log("train/seconds", time.perf_counter() - self._started)
@@ -222,7 +223,7 @@ class Task(LightningModule):
             if due:
                 self.log("train/grad_norm", norm.float())
 
-    def _last_norms(self, step: int) -> str:
+    def last_norms(self, step: int) -> str:
         """The gradient's norms before a step, in words; empty where none is known."""
         known = [(each, float(norm)) for each, norm in self._norms if each < step]
         finite = [(each, norm) for each, norm in known if math.isfinite(norm)][-_NORMS_TOLD:]

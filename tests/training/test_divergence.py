@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.optim import SGD
 
 from rnnkit.language_modeling.task import LanguageModel
-from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints
-from rnnkit.training.not_finite import remedy
+from rnnkit.training.callbacks.divergence import KeepGoodCheckpoints, remedy
+from rnnkit.training.callbacks.percentile_clipping import PercentileClipping
 from tests.small_runs import Losses, make_data, make_model, make_trainer
 
 pytestmark = pytest.mark.training
@@ -185,12 +185,51 @@ def test_a_run_that_diverges_tells_its_last_norms_and_keeps_what_was_good(corpus
     message, model = diverge(corpus, tmp_path, log_every_n_steps=5)
     assert not all(p.isfinite().all() for p in model.parameters())  # it did diverge
     step = int(re.search(r"became nan at step (\d+) of epoch 1: lower the learn", message)[1])
-    told = re.findall(r"([\d.e+]+) at step (\d+)", message.split("last finite norms were ")[1])
-    assert int(told[-1][1]) < step
-    last = int(told[-1][1])
-    assert [int(each) for _, each in told] == list(range(last - 4, last + 1))  # every step's
-    assert all(float(norm) < 1 for norm, each in told if int(each) < 20)  # the good epoch's
+    told = last_norms(message)
+    assert max(told) < step
+    assert all(norm < 1 for each, norm in told.items() if each < 20)  # the good epoch's
     assert_finite(tmp_path, "best", "last", "newest")
+
+
+@pytest.mark.parametrize("looked_at", ["loss", "weights"])
+@pytest.mark.parametrize(
+    ("clipping", "told"),
+    [
+        (None, "lower the learning rate or clip the gradient: with PercentileClipping in"),
+        (1.5, "the learning rate or trainer.gradient_clip_val, which is 1.5, or set that to null"),
+        (95, r"learning rate or the percentile of PercentileClipping, 95: [\d.e+]+ by now, and go"),
+    ],
+    ids=["none", "fixed", "percentile"],
+)
+def test_what_is_proposed_depends_on_what_clips(clipping, told, looked_at, corpus):
+    class Break(Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            if trainer.global_step == 22:
+                module.decoder.bias.data[0] = torch.nan
+                if looked_at == "weights":
+                    trainer.save_checkpoint("untouched.ckpt")
+
+    data = make_data(corpus)
+    trainer = make_trainer(
+        callbacks=[Break(), KeepGoodCheckpoints(), *[PercentileClipping()][: clipping == 95]],
+        gradient_clip_val=None if clipping == 95 else clipping,
+        log_every_n_steps=1,
+    )
+    with pytest.raises(FloatingPointError, match=told) as caught:
+        trainer.fit(make_model(data), data)
+    message = str(caught.value)
+    beginning = {"loss": "the loss became nan at step 22 of", "weights": "decoder.bias is not fin"}
+    assert message.startswith(beginning[looked_at])
+    assert [*last_norms(message)] == [17, 18, 19, 20, 21]
+    assert ("or trainer.gradient_clip_val, which" in message) == (clipping == 1.5)
+
+
+def last_norms(message):
+    """The norms that a message tells, by their steps, which are five in a row."""
+    told = re.findall(r"([\d.e+]+) at step (\d+)", message.split("last finite norms were ")[1])
+    steps = [int(step) for _, step in told]
+    assert steps == list(range(steps[-1] - 4, steps[-1] + 1))
+    return {int(step): float(norm) for norm, step in told}
 
 
 @pytest.mark.parametrize("every", [0, 1000])
@@ -200,6 +239,7 @@ def test_weights_that_are_not_finite_are_never_saved(every, corpus, tmp_path):
         corpus, tmp_path, log_every_n_steps=every, val_check_interval=5, limit_train_batches=23
     )
     assert re.search(r"\w is not finite after step \d+, so no checkpoint was written: ", message)
+    last_norms(message)
     assert_finite(tmp_path, "best", "last", "newest")
 
 
@@ -263,9 +303,21 @@ def test_float16_is_named_where_it_is_the_reason(corpus):
     ],
 )
 def test_the_remedy_is_for_the_precision_and_the_step(precision, step, told, untold):
-    found = remedy(SimpleNamespace(precision=precision), step)
+    trainer = SimpleNamespace(precision=precision, gradient_clip_val=5.0, callbacks=[])
+    found = remedy(trainer, step)
     assert told in found
     assert untold not in found
+
+
+@pytest.mark.parametrize(("initial", "told"), [(None, "none"), (0.25, "0.25")])
+def test_before_there_is_a_percentile_the_initial_threshold_is_to_blame(initial, told):
+    clipping = PercentileClipping(initial=initial)
+    clipping.load_state_dict({"norms": [1.0] * 19})
+    trainer = SimpleNamespace(precision="32-true", gradient_clip_val=None, callbacks=[clipping])
+    expected = f"or the initial threshold of PercentileClipping, {told} until 20 norms are known, "
+    assert expected in remedy(trainer, 3)
+    clipping.load_state_dict({"norms": [1.0] * 20})
+    assert "or the percentile of PercentileClipping, 95: 1 by now, and go on" in remedy(trainer, 3)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
