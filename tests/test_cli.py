@@ -20,7 +20,7 @@ from rnnkit.cli import main
 from tests.forks import Process
 
 COMMANDS = (
-    *("fit", "validate", "test", "configs", "study", "generate", "score", "plot"),
+    *("fit", "validate", "test", "configs", "study", "generate", "score", "gradients", "plot"),
     *("translate", "tag", "data", "bench"),
 )
 

@@ -1,6 +1,7 @@
 """Two processes that share the streams, or the examples of every batch, train as one does."""
 
 import csv
+import json
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import torch
 from lightning.pytorch import Callback
 
 from rnnkit.training.callbacks.checkpoint_io import read_checkpoint
+from rnnkit.training.callbacks.percentile_clipping import percentile_clipping
 from tests.forks import Process
 
 ROOT = Path(__file__).parents[2]
@@ -133,6 +135,43 @@ def test_two_processes_accumulate_as_one(tmp_path):
         parameters.append(last(tmp_path / name)["state_dict"])
     for name, parameter in parameters[0].items():
         assert torch.allclose(parameters[1][name], parameter, atol=1e-5), name
+
+
+class Thresholds(Callback):
+    """Writes down what each process clips at in every step, to the last bit."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_start(self, trainer, *_):
+        self.values.append(percentile_clipping(trainer).threshold)
+
+    def on_train_end(self, trainer, *_):
+        Path(f"thresholds_{trainer.global_rank}.json").write_text(json.dumps(self.values))
+
+
+def test_two_processes_clip_at_one_percentile(tmp_path):
+    """Their gradients are averaged before, so both have the norms of one process."""
+    found = {}
+    for name, devices in (("one", ()), ("two", TWO)):
+        done = fit(
+            *("tagging/announcements", tmp_path / name, *devices, "--trainer.max_steps", "26"),
+            *("--trainer.val_check_interval", "26", "--trainer.gradient_clip_val", "null"),
+            *("--trainer.callbacks+", "PercentileClipping", "--trainer.callbacks.percentile", "40"),
+            *("--trainer.callbacks+", f"{__name__}.Thresholds"),
+        )
+        assert done.returncode == 0, done.stderr
+        found[name] = [
+            json.loads(path.read_text()) for path in sorted((tmp_path / name).glob("*.json"))
+        ]
+    first, second = found["two"]
+    assert first == second
+    assert first[:20] == [None] * 20
+    assert first[20:] == pytest.approx(found["one"][0][20:], rel=1e-4)
+    assert len(first) == 26
+    expected = last(tmp_path / "one")["state_dict"]
+    for name, parameter in last(tmp_path / "two")["state_dict"].items():
+        assert torch.allclose(parameter, expected[name], atol=1e-5), name
 
 
 class Fault(Callback):
