@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from rnnkit.nn import LSTM
 from rnnkit.nn.characters import CharacterLSTM
 from rnnkit.tagging.data import TaggedSentences, TaggingData
 from rnnkit.tagging.task import Tagger
@@ -46,6 +47,7 @@ class PlainTagger(nn.Module):
         import torchcrf  # pytorch-crf, of the extra dev
 
         super().__init__()
+        assert isinstance(like.rnn, LSTM)
         width, hidden = like.rnn.input_size, like.rnn.hidden_size
         self.embedding = _embedding(like.embedding, padding=True)
         assert like.casing is not None

@@ -8,10 +8,10 @@ from rnnkit.language_modeling.task import LanguageModel
 from rnnkit.training.callbacks.checkpoint_io import AtomicCheckpointIO
 
 
-def make_checkpoint(folder, level, train, test):
+def make_checkpoint(folder, level, train, test, **changes):
     """Path of a model that has not learned anything, with the vocabulary of a training text.
 
-    The corpus lies in the subfolder `corpus`.
+    The corpus lies in the subfolder `corpus`; `changes` are arguments of the model.
     """
     corpus = folder / "corpus"
     corpus.mkdir(exist_ok=True)
@@ -19,9 +19,8 @@ def make_checkpoint(folder, level, train, test):
         (corpus / f"{name}.txt").write_text(text, encoding="utf-8", newline="")
     data = LanguageModelingData(str(corpus), level=level, batch_size=2, window=5)
     torch.manual_seed(0)
-    model = LanguageModel(
-        data.vocabulary_size, embedding_size=7, hidden_size=9, init_range=0.7, dropout=0.5
-    )
+    sizes = {"embedding_size": 7, "hidden_size": 9, "init_range": 0.7, "dropout": 0.5}
+    model = LanguageModel(data.vocabulary_size, **{**sizes, **changes})
     trainer = Trainer(
         accelerator="cpu",
         logger=False,

@@ -25,10 +25,10 @@ from rnnkit.data.vocabulary import UNKNOWN
 from rnnkit.language_modeling.window_rates import WindowTask
 from rnnkit.language_modeling.windows import IGNORED, Window
 from rnnkit.metrics.perplexity import Perplexity, bits_per_token
-from rnnkit.nn import GRU, LSTM, RNN
+from rnnkit.nn import GRU, LSTM, RNN, Stack
+from rnnkit.nn.connections import ConnectionName, NormName
 from rnnkit.nn.dropout import DroppedEmbedding, LockedDropout
 from rnnkit.nn.hierarchical_softmax import HierarchicalSoftmax
-from rnnkit.nn.layerwise import Layerwise, recurrent_layers
 from rnnkit.nn.sampled_softmax import SampledSoftmax
 from rnnkit.nn.softmax import AdaptiveSoftmax, CountedOutputLayer, FullSoftmax, OutputLayer
 from rnnkit.nn.truncation import State, Truncation, map_state
@@ -57,6 +57,11 @@ class LanguageModel(WindowTask):
         embedding_size: Width of a token's vector.
         hidden_size: H.
         num_layers: L.
+        connection: What goes around the layers. plain: nothing; residual: what a layer reads is
+            added to what it gives; highway: a gate mixes the two, of one width; dense: every layer
+            reads all that is below it. See `rnnkit.nn.Stack`.
+        norm: Of what every layer reads: layer, batch (over the tokens of a window, which then see a
+            little of those after them while training) or none.
         dropout: Probability to zero an element of a layer's input or of the last output.
         input_dropout: The same of the first layer's input; none: as `dropout`.
         layer_dropout: The same of the other layers' inputs; none: as `dropout`.
@@ -100,7 +105,7 @@ class LanguageModel(WindowTask):
 
     shape_arguments = (
         "vocabulary_size", "cell", "embedding_size", "hidden_size", "num_layers", "tied",
-        "last_hidden_size", "locked_dropout", "output",
+        "last_hidden_size", "locked_dropout", "output", "connection", "norm",
     )  # fmt: skip
     equal_batches = True
 
@@ -111,6 +116,8 @@ class LanguageModel(WindowTask):
         embedding_size: int = 200,
         hidden_size: int = 200,
         num_layers: int = 2,
+        connection: ConnectionName = "plain",
+        norm: NormName | None = None,
         dropout: float = 0.0,
         input_dropout: float | None = None,
         layer_dropout: float | None = None,
@@ -175,19 +182,24 @@ class LanguageModel(WindowTask):
         self.embedding = DroppedEmbedding(vocabulary_size, embedding_size, embedding_dropout)
         self.input_dropout = dropout_kind(dropout if input_dropout is None else input_dropout)
         self.dropout = dropout_kind(dropout)
-        self.rnn = recurrent_layers(
+        self.rnn = Stack(
             CELLS[cell],
-            [embedding_size, *[hidden_size] * (num_layers - 1), last_size],
-            dropout if layer_dropout is None else layer_dropout,
-            locked_dropout,
+            embedding_size,
+            [*[hidden_size] * (num_layers - 1), last_size],
+            connection,
+            norm,
+            dropout=dropout if layer_dropout is None else layer_dropout,
+            locked_dropout=locked_dropout,
             weight_drop=weight_drop,
             backend=backend,
-        )
+        ).simplified()
         samples = (output_samples,) if output == "sampled" else ()
         self.decoder: OutputLayer = OUTPUTS[output](last_size, vocabulary_size, *samples)
         if tied:
             self.decoder.weight = self.embedding.weight
         for name, parameter in self.named_parameters():
+            if name.startswith(("rnn.norms.", "rnn.connections.")):
+                continue  # gains of 1, and gates that begin shut
             if init_recurrent or not name.startswith("rnn."):
                 nn.init.uniform_(parameter, -init_range, init_range)
         self._training_state: State | None = None  # after the last window
@@ -217,8 +229,8 @@ class LanguageModel(WindowTask):
         if self.truncation_steps is None or not self.training:
             return self.rnn(embedded, state)  # type: ignore[no-any-return]
         truncation = Truncation.draw(len(input), self.truncation_steps, self.truncation_probability)
-        if isinstance(self.rnn, Layerwise):
-            return self.rnn(embedded, state, truncation)  # type: ignore[no-any-return]
+        if isinstance(self.rnn, Stack):
+            return self.rnn(embedded, state, truncation=truncation)  # type: ignore[no-any-return]
         return truncation.run(self.rnn, embedded, state)
 
     def setup(self, stage: str) -> None:

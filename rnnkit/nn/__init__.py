@@ -5,6 +5,7 @@ from rnnkit.nn.convert import Replacement, replace_rnns, to_torch
 from rnnkit.nn.crf import CRF, Constraints
 from rnnkit.nn.explain import Explanation, ModelExplanation, explain
 from rnnkit.nn.recurrent import GRU, LSTM, RNN
+from rnnkit.nn.stack import Stack
 
 __all__ = [
     "CRF",
@@ -18,6 +19,7 @@ __all__ = [
     "ModelExplanation",
     "RNNCell",
     "Replacement",
+    "Stack",
     "explain",
     "replace_rnns",
     "to_torch",

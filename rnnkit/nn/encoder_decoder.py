@@ -22,7 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from rnnkit.nn.attention import AdditiveAttention, Attention, DotAttention, GeneralAttention
+from rnnkit.nn.connections import ConnectionName, NormName
 from rnnkit.nn.recurrent import GRU, LSTM, RNN
+from rnnkit.nn.stack import Stack
 
 CELLS = {"lstm": LSTM, "gru": GRU, "rnn": RNN}
 CellName = Literal["lstm", "gru", "rnn"]
@@ -56,6 +58,8 @@ class Encoder(nn.Module):
         bidirectional: Read in both directions; C = 2H, else H.
         dropout: On the vectors and between the layers.
         padding: Id whose vector is zero, and gets no gradient from here.
+        connection: What goes around the layers, see `rnnkit.nn.Stack`.
+        norm: Of what each layer reads, see there.
     """
 
     def __init__(
@@ -68,17 +72,22 @@ class Encoder(nn.Module):
         bidirectional: bool = True,
         dropout: float = 0.0,
         padding: int = 0,
+        connection: ConnectionName = "plain",
+        norm: NormName | None = None,
     ) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocabulary_size, embedding_size, padding_idx=padding)
         self.dropout = nn.Dropout(dropout)
-        self.rnn = CELLS[cell](
+        self.num_layers = num_layers
+        self.rnn = Stack(
+            CELLS[cell],
             embedding_size,
-            hidden_size,
-            num_layers,
+            [hidden_size] * num_layers,
+            connection,
+            norm,
             bidirectional=bidirectional,
-            dropout=dropout if num_layers > 1 else 0.0,
-        )
+            dropout=dropout,
+        ).simplified()
         self.output_size = hidden_size * (1 + bidirectional)
 
     def forward(self, source: Tensor, lengths: Tensor) -> Encoded:
@@ -90,8 +99,8 @@ class Encoder(nn.Module):
         """
         output, last = self.rnn(self.dropout(self.embedding(source)), lengths=lengths)  # (S, B, C)
         states = last if isinstance(last, tuple) else (last,)
-        layers = self.rnn.num_layers
-        sides = [state.unflatten(0, (layers, -1)) for state in states]  # (layers, directions, B, H)
+        shape = (self.num_layers, -1)
+        sides = [state.unflatten(0, shape) for state in states]  # (layers, directions, B, H)
         joined = tuple(side.transpose(1, 2).flatten(2) for side in sides)
         steps = torch.arange(len(source), device=source.device)
         mask = steps < lengths.to(source.device).unsqueeze(1)

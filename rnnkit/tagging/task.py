@@ -28,7 +28,9 @@ from torchmetrics import MeanMetric
 from rnnkit.data.schemes import Entity, Scheme, constraints
 from rnnkit.metrics.entities import EntityF1
 from rnnkit.metrics.labels import LabelScores
+from rnnkit.nn import Stack
 from rnnkit.nn.characters import CharacterCNN, CharacterLSTM, CharacterName
+from rnnkit.nn.connections import ConnectionName, NormName
 from rnnkit.nn.crf import CRF, not_finite
 from rnnkit.nn.directions import Directions, DirectionsName
 from rnnkit.nn.dropout import LockedDropout
@@ -64,6 +66,10 @@ class Tagger(Task):
         cell: lstm, gru or rnn, over the words.
         hidden_size: H, units in one direction.
         num_layers: Recurrent layers over the words.
+        connection: What goes around them. plain: nothing; residual: what a layer reads is added to
+            what it gives; highway: a gate mixes the two, of one width, 2H; dense: every layer reads
+            all that is below it. See `rnnkit.nn.Stack`.
+        norm: Of what every one of them reads: layer, batch (over the words of a batch) or none.
         directions: How the two directions become one: concat, sum, product or learned.
         output: crf or softmax.
         constrained: Never let the CRF decode what the scheme forbids.
@@ -90,7 +96,7 @@ class Tagger(Task):
     shape_arguments = (
         "vocabulary_size", "character_vocabulary_size", "tags", "scheme", "embedding_size",
         "characters", "character_embedding_size", "character_size", "casing_size", "cell",
-        "hidden_size", "num_layers", "directions", "output",
+        "hidden_size", "num_layers", "directions", "output", "connection", "norm",
     )  # fmt: skip
     logs_perplexity = False
 
@@ -109,6 +115,8 @@ class Tagger(Task):
         cell: CellName = "lstm",
         hidden_size: int = 100,
         num_layers: int = 1,
+        connection: ConnectionName = "plain",
+        norm: NormName | None = None,
         directions: DirectionsName = "concat",
         output: Literal["crf", "softmax"] = "crf",
         constrained: bool = True,
@@ -168,14 +176,16 @@ class Tagger(Task):
         self.casing = nn.Embedding(len(CASINGS), casing_size) if casing_size else None
         width += casing_size
         self.dropout = LockedDropout(dropout) if locked_dropout else nn.Dropout(dropout)
-        self.rnn = CELLS[cell](
+        self.rnn = Stack(
+            CELLS[cell],
             width,
-            hidden_size,
-            num_layers,
+            [hidden_size] * num_layers,
+            connection,
+            norm,
             bidirectional=True,
-            dropout=dropout if num_layers > 1 else 0.0,
+            dropout=dropout,
             backend=backend,
-        )
+        ).simplified()
         self.directions = Directions(directions, hidden_size)
         self.emissions = nn.Linear(self.directions.output_size, len(tags))
         self.crf: CRF | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import torch
@@ -300,6 +301,11 @@ class Task(LightningModule):
         """
         saved = checkpoint.get("hyper_parameters", {})
         note_other_name(saved, type(self))
+        if saved:  # a checkpoint from before there was an argument is one without it
+            known = signature(type(self)).parameters.values()
+            saved = {
+                each.name: each.default for each in known if each.default is not Parameter.empty
+            } | saved
         different = [
             f"{name} {saved[name]} in the checkpoint, {self.hparams[name]} here"
             for name in self.shape_arguments

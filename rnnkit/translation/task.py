@@ -21,6 +21,7 @@ from torchmetrics import MetricCollection
 from rnnkit.decoding import BeamSearch, GreedySearch, Hypothesis, StepModel, Without
 from rnnkit.metrics.bleu import CorpusScore, check_tokenizer
 from rnnkit.metrics.perplexity import Perplexity
+from rnnkit.nn.connections import ConnectionName, NormName
 from rnnkit.nn.encoder_decoder import (
     AttentionName,
     Bridge,
@@ -57,6 +58,9 @@ class Translation(Task):
         encoder_size: Units of the encoder in one direction.
         hidden_size: H of the decoder.
         encoder_layers: Of the encoder.
+        encoder_connection: What goes around them: plain, residual, highway or dense, see
+            `rnnkit.nn.Stack`.
+        encoder_norm: Of what every one of them reads: layer, batch or none.
         decoder_layers: Of the decoder.
         bidirectional: Whether the encoder reads in both directions.
         bridge: How the decoder starts: tanh, last or zero, see `rnnkit.nn.encoder_decoder.Bridge`.
@@ -97,7 +101,8 @@ class Translation(Task):
     shape_arguments = (
         "source_vocabulary_size", "target_vocabulary_size", "cell", "embedding_size",
         "encoder_size", "hidden_size", "encoder_layers", "decoder_layers", "bidirectional",
-        "bridge", "attention", "attention_inside", "input_feeding", "tied",
+        "bridge", "attention", "attention_inside", "input_feeding", "tied", "encoder_connection",
+        "encoder_norm",
     )  # fmt: skip
     plateaus: Mapping[str, str] = {"min": "val/ppl", "max": "val/bleu"}
 
@@ -110,6 +115,8 @@ class Translation(Task):
         encoder_size: int = 256,
         hidden_size: int = 256,
         encoder_layers: int = 1,
+        encoder_connection: ConnectionName = "plain",
+        encoder_norm: NormName | None = None,
         decoder_layers: int = 1,
         bidirectional: bool = True,
         bridge: BridgeName = "tanh",
@@ -159,7 +166,7 @@ class Translation(Task):
         self.teacher_forcing_epochs = teacher_forcing_epochs
         self.encoder = Encoder(
             source_vocabulary_size, embedding_size, encoder_size, encoder_layers, cell,
-            bidirectional, dropout, PADDING,
+            bidirectional, dropout, PADDING, encoder_connection, encoder_norm,
         )  # fmt: skip
         memory = self.encoder.output_size
         self.bridge = Bridge(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rnnkit.nn.encoder_decoder import Bridge, Decoder, DecoderState, Encoded, Encoder
+from rnnkit.nn.stack import Stack
 
 V, E, H, C = 11, 5, 6, 8
 S, T, B = 7, 4, 3
@@ -49,9 +50,13 @@ def first_state(model: Decoder, cell: str = "gru", layers: int = 1) -> DecoderSt
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_sentence_is_encoded_as_if_it_were_alone(cell: Any, bidirectional: bool) -> None:
+@pytest.mark.parametrize("between", [(), ("residual", "layer"), ("dense", "batch")])
+def test_a_sentence_is_encoded_as_if_it_were_alone(
+    cell: Any, bidirectional: bool, between: Any
+) -> None:
     torch.manual_seed(0)
-    encoder = Encoder(V, E, 4, 2, cell, bidirectional)
+    encoder = Encoder(V, E, 4, 2, cell, bidirectional, 0.0, 0, *between).eval()
+    assert isinstance(encoder.rnn, Stack) == bool(between)
     found = encoder(source(), LENGTHS)
     assert found.memory.shape == (B, S, encoder.output_size)
     assert found.mask.sum(1).tolist() == LENGTHS.tolist()

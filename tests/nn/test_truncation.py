@@ -8,22 +8,20 @@ import torch
 from torch import Tensor, nn
 
 import rnnkit
-from rnnkit.nn.layerwise import Layerwise, recurrent_layers
+from rnnkit.nn import Stack
 from rnnkit.nn.truncation import Truncation, map_state
 
 CUT, STEPS, LENGTH = 0.3, 2, 7  # probability, K and T: three places
 PLACES = 3
 
 
-def layerwise() -> Layerwise:
-    return Layerwise([rnnkit.LSTM(3, 5), rnnkit.LSTM(5, 4)], nn.Dropout(0.0))
-
-
 LAYERS: dict[str, Any] = {
     "rnn": lambda: rnnkit.RNN(3, 4),
     "gru": lambda: rnnkit.GRU(3, 4, num_layers=2),
     "lstm": lambda: rnnkit.LSTM(3, 4, num_layers=2),
-    "layerwise": layerwise,
+    "stack": lambda: Stack(rnnkit.LSTM, 3, [5, 4]),
+    "plain stack": lambda: Stack(rnnkit.LSTM, 3, [4, 4]),
+    "residual": lambda: Stack(rnnkit.GRU, 3, [4, 4], "residual", "layer"),
 }
 
 
@@ -36,8 +34,8 @@ def make(kind: str) -> tuple[nn.Module, Tensor]:
 
 
 def run(layer: nn.Module, input: Tensor, truncation: Truncation) -> tuple[Tensor, Any]:
-    if isinstance(layer, Layerwise):
-        return layer(input, None, truncation)
+    if isinstance(layer, Stack):
+        return layer(input, truncation=truncation)
     return truncation.run(layer, input, None)
 
 
@@ -93,7 +91,7 @@ def test_outputs_and_states_are_those_of_one_call(kind: str) -> None:
         assert torch.allclose(part, expected_part, rtol=1e-12)
 
 
-@pytest.mark.parametrize("kind", ["lstm", "layerwise"])
+@pytest.mark.parametrize("kind", ["lstm", "stack"])
 def test_a_gradient_passes_no_cut_and_is_scaled_where_it_passes(kind: str) -> None:
     layer, input = make(kind)
 
@@ -138,36 +136,3 @@ def test_a_place_lies_between_two_pieces(length: int, places: int) -> None:
 def test_a_missing_factor_is_told() -> None:
     with pytest.raises(ValueError, match=r"7 steps in pieces of 2 have 3 places .* got 2 factors"):
         Truncation(2, [0.0, 0.0]).run(rnnkit.RNN(3, 4), torch.zeros(7, 1, 3), None)
-
-
-# The layers that are run one after the other
-
-
-def test_layers_one_after_the_other_equal_the_stack_in_one() -> None:
-    stack = rnnkit.GRU(3, 4, num_layers=3)
-    apart = Layerwise([rnnkit.GRU(3, 4), rnnkit.GRU(4, 4), rnnkit.GRU(4, 4)], nn.Dropout(0.0))
-    apart.load_state_dict(
-        {f"layers.{name[-1]}.{name[:-1]}0": value for name, value in stack.state_dict().items()}
-    )
-    first, second = torch.randn(5, 2, 3), torch.randn(4, 2, 3)
-    output, states = apart(first)
-    expected, state = stack(first)
-    assert torch.allclose(output, expected, atol=1e-6)
-    output, states = apart(second, states)
-    expected, state = stack(second, state)
-    assert torch.allclose(output, expected, atol=1e-6)
-    assert torch.allclose(torch.cat(states), state, atol=1e-6)
-
-
-def test_one_module_runs_all_layers_where_it_can() -> None:
-    options = {"weight_drop": 0.5}
-    one = recurrent_layers(rnnkit.LSTM, [3, 5, 5], 0.2, False, **options)
-    assert repr(one) == repr(rnnkit.LSTM(3, 5, 2, dropout=0.2, weight_drop=0.5))
-    single = recurrent_layers(rnnkit.LSTM, [3, 5], 0.2, True, **options)
-    assert repr(single) == repr(rnnkit.LSTM(3, 5, weight_drop=0.5))
-    for widths, locked in (([3, 5, 5], True), ([3, 5, 4], False)):
-        apart = recurrent_layers(rnnkit.LSTM, widths, 0.2, locked, **options)
-        assert isinstance(apart, Layerwise)
-        assert [layer.weight_drop for layer in apart.layers] == [0.5, 0.5]
-        assert apart.dropout.p == 0.2
-        assert (type(apart.dropout) is nn.Dropout) != locked

@@ -85,7 +85,15 @@ FORMS = [
     {"output": "softmax", "characters": "lstm", "directions": "learned", "num_layers": 2},
     {"output": "softmax", "characters": "cnn", "directions": "concat", "casing_size": 0},
     {"output": "softmax", "characters": "none", "directions": "sum", "cell": "rnn"},
-]
+    {
+        "output": "softmax", "characters": "none", "num_layers": 3, "connection": "residual",
+        "norm": "layer",
+    },
+    {
+        "output": "crf", "characters": "none", "num_layers": 2, "connection": "dense",
+        "norm": "batch",
+    },
+]  # fmt: skip
 SOME = pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())))
 
 
@@ -100,6 +108,17 @@ def test_training_learns_to_find_every_entity(folder, form):
     assert {name: float(trainer.callback_metrics[f"val/{name}"]) for name in (
         "f1", "precision", "recall")} == {"f1": 1.0, "precision": 1.0, "recall": 1.0}  # fmt: skip
     assert trainer.callback_metrics["val/loss"] < 0.2
+
+
+def test_the_layers_over_words_are_the_stack_that_is_asked_for(folder):
+    data = make_data(folder)
+    model = make_model(data, num_layers=2, connection="dense", norm="batch", dropout=0.25)
+    stack = model.rnn
+    assert (stack.connection, stack.norm, stack.dropout.p) == ("dense", "batch", 0.25)
+    width = 8 + 2 * 6 + 3  # a word, its characters, its casing
+    assert [layer.input_size for layer in stack.layers] == [width, width + 2 * 9]
+    with pytest.raises(ValueError, match=f"highway needs .* reads {width} and gives 18"):
+        make_model(data, connection="highway")
 
 
 @SOME

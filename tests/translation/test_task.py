@@ -23,6 +23,7 @@ FORMS = {
     "after": {"attention": "general", "attention_inside": False},
     "feeding": {"attention": "general", "attention_inside": False, "input_feeding": True},
     "none": {"attention": "none"},
+    "stack": {"encoder_layers": 2, "encoder_connection": "residual", "encoder_norm": "layer"},
 }
 
 
@@ -361,6 +362,11 @@ def test_options_out_of_bounds_are_refused(folder, changes, message):
         make_model(make_data(folder), **changes)
 
 
+def test_the_encoder_is_the_stack_that_is_asked_for(folder):
+    stack = make_model(make_data(folder), **FORMS["stack"]).encoder.rnn
+    assert (stack.connection, stack.norm, stack.hidden_sizes) == ("residual", "layer", (10, 10))
+
+
 def test_every_cell_attention_and_bridge_fits_together(folder):
     data = make_data(folder)
     batch = batch_of(data)
@@ -368,7 +374,7 @@ def test_every_cell_attention_and_bridge_fits_together(folder):
         ("lstm", "gru", "rnn"), FORMS.values(), ("tanh", "last", "zero")
     ):
         sizes = {"encoder_size": 7, "hidden_size": 14, "encoder_layers": 2, "decoder_layers": 2}
-        model = make_model(data, cell=cell, bridge=bridge, tied=True, **sizes, **form)
+        model = make_model(data, cell=cell, bridge=bridge, tied=True, **{**sizes, **form})
         logits = model(batch)
         assert logits.shape == (*batch.target[1:].shape, data.target_vocabulary_size)
         assert logits.isfinite().all()
