@@ -374,6 +374,12 @@ MUTATIONS = [Mutation(*entry) for entry in (
      "(gradient * (1 - after[0] * after[0]),)", "(gradient * (1 - before[0] * before[0]),)"),
     ("rnn_relu lets gradients through where it is off", "cells/elman.py", derived("rnn_relu"),
      "(gradient * (after[0] > 0),)", "(gradient * (after[0] >= 0),)"),
+    ("gru_residual lets the gradient pass by the gates alone", "cells/residual.py",
+     derived("gru_residual"), "d_hidden * update_gate + d_hidden,", "d_hidden * update_gate,"),
+    ("rnn_tanh_residual forgets what later steps hand back", "cells/residual.py",
+     derived("rnn_tanh_residual"),
+     "d_hidden = gradient + carry[0]\n    return (d_hidden * (1 - saved[0] * saved[0]),)",
+     "d_hidden = gradient\n    return (d_hidden * (1 - saved[0] * saved[0]),)"),
     # The CRF.
     ("crf: a sentence ends a step early", CRF_KERNELS, CRF,
      "for _ in range(1, length):", "for _ in range(1, length - 1):", (1, 2)),

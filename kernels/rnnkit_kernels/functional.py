@@ -183,6 +183,7 @@ def gru(
     weights: Sequence[Tensor],
     *,
     reset_after: bool = True,
+    residual: bool = False,
     hx_reset: Tensor | None = None,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Tensor]:
@@ -193,13 +194,19 @@ def gru(
         hx: h0 (L·directions, B, H).
         weights: as for `lstm`, with 3H rows.
         reset_after: False applies the reset gate before the recurrent product.
+        residual: True adds the state before to each new one; not with reset_after=False.
         hx_reset: as for `lstm`, (L·directions, H).
         options: as for `lstm`.
 
     Returns:
         output and h_n, as for `lstm`.
+
+    Raises:
+        ValueError: residual with reset_after=False.
     """
-    cell = "gru" if reset_after else "gru_reset_before"
+    if residual and not reset_after:
+        raise ValueError("residual=True and reset_after=False exclude each other")
+    cell = "gru_residual" if residual else "gru" if reset_after else "gru_reset_before"
     anew = None if hx_reset is None else (hx_reset,)
     output, (h_n,) = recurrent(cell, input, (hx,), weights, hx_reset=anew, **options)
     return output, h_n
@@ -211,6 +218,7 @@ def rnn(
     weights: Sequence[Tensor],
     *,
     nonlinearity: str = "tanh",
+    residual: bool = False,
     hx_reset: Tensor | None = None,
     **options: Unpack[Options],
 ) -> tuple[Tensor, Tensor]:
@@ -218,7 +226,7 @@ def rnn(
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f'nonlinearity must be "tanh" or "relu", got {nonlinearity!r}')
     anew = None if hx_reset is None else (hx_reset,)
-    cell = f"rnn_{nonlinearity}"
+    cell = f"rnn_{nonlinearity}" + "_residual" * residual
     output, (h_n,) = recurrent(cell, input, (hx,), weights, hx_reset=anew, **options)
     return output, h_n
 

@@ -204,6 +204,23 @@ def rnn_relu(
     return ((x_gates + product(state[0], weight_hh, bias_hh, layer_norm)).relu(),)
 
 
+def residual(step: Step) -> Step:
+    """The cell whose step is added to the state: h' = f(h, x) + h (He et al. 2016, in time)."""
+
+    def added(
+        x_gates: Tensor,
+        state: State,
+        weight_hh: Tensor,
+        bias_hh: Tensor | None,
+        cell_weights: Tensors = (),
+        layer_norm: Tensors = (),
+    ) -> State:
+        (h,) = step(x_gates, state, weight_hh, bias_hh, cell_weights, layer_norm)
+        return (h + state[0],)
+
+    return added
+
+
 STEPS: dict[str, Step] = {
     "lstm": lstm,
     "lstm_peephole": lstm_peephole,
@@ -213,6 +230,9 @@ STEPS: dict[str, Step] = {
     "gru_reset_before": gru_reset_before,
     "rnn_tanh": rnn_tanh,
     "rnn_relu": rnn_relu,
+    "gru_residual": residual(gru),
+    "rnn_tanh_residual": residual(rnn_tanh),
+    "rnn_relu_residual": residual(rnn_relu),
 }
 
 
@@ -271,7 +291,7 @@ def layer(
         )
     norm_ih, norm_hh = (layer_norm[:2], layer_norm[2:]) if layer_norm is not None else ((), ())
     vectors = () if cell_weights is None else cell_weights.unbind(0)
-    parts = GRU_PARTS if cell == "gru" else 1
+    parts = GRU_PARTS if cell in ("gru", "gru_residual") else 1
     x_gates = product(x, weight_ih, bias_ih, norm_ih, parts).flatten(0, -2)
     if rows.batch_sizes is not None and x_gates.shape[0] == rows.steps * rows.batch:
         # Lengths may be on a device: run every row, keep what is inside.

@@ -194,6 +194,8 @@ def jacobian_norms(layer: Recurrent, input: Tensor) -> Tensor:
 def elman_bound(layer: Recurrent, steps: int) -> Tensor:
     """(σ_max(R) · max φ')^{T-t} of the topmost layer for t = 1 ... T, (T,); max φ' is 1.
 
+    With `residual` a Jacobian is that and I, and the factor 1 + σ_max(R).
+
     Raises:
         ValueError: The layer is no Elman network.
     """
@@ -204,7 +206,7 @@ def elman_bound(layer: Recurrent, steps: int) -> Tensor:
         )
     weight = getattr(layer, f"weight_hh_l{layer.num_layers - 1}").detach()
     largest: Tensor = torch.linalg.matrix_norm(weight, 2)
-    return largest ** torch.arange(steps - 1, -1, -1, device=weight.device)
+    return (largest + layer.residual) ** torch.arange(steps - 1, -1, -1, device=weight.device)
 
 
 def forget_products(states: LayerStates, vectors: Tensor) -> Tensor:

@@ -242,12 +242,15 @@ class GRU(_OneState):
         h' = z ⊙ h + (1 − z) ⊙ n
 
     z keeps the old state; texts that write (1 − z) ⊙ h + z ⊙ n convert by negating W_z, R_z and
-    their biases. Both places of the reset gate have torch's parameters.
+    their biases. Both places of the reset gate have torch's parameters. With `residual` the step
+    before is added, h' = z ⊙ h + (1 − z) ⊙ n + h, and gradients have a way back through time that
+    no gate closes (He et al. 2016, with time for depth); |h| may double from step to step.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
             dtype, weight_drop, recompute, backend: as for `LSTM`; of a step stays h alone.
         reset_after: whether the reset gate acts after the recurrent product.
+        residual: whether the state before is added to the new one; not with `reset_after=False`.
         zoneout: as for `LSTM`, one number.
         layer_norm: as for `LSTM`, of W x and R h, r and z together and n by itself; not with
             `reset_after=False`.
@@ -270,13 +273,21 @@ class GRU(_OneState):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        residual: bool = False,
         zoneout: float = 0.0,
         weight_drop: float = 0.0,
         layer_norm: bool = False,
         recompute: bool = False,
         backend: Backend = "auto",
     ) -> None:
+        check_flag("residual", residual)
         self.reset_after = reset_after
+        self.residual = residual
+        if residual and not reset_after:
+            raise ValueError(
+                "residual=True and reset_after=False exclude each other: the residual GRU resets "
+                "after its recurrent product"
+            )
         _refuse_projection(proj_size)
         if layer_norm and not reset_after:
             raise ValueError(
@@ -306,10 +317,12 @@ class GRU(_OneState):
 
     @property
     def _cell(self) -> str:
+        if self.residual:
+            return "gru_residual"
         return "gru" if self.reset_after else "gru_reset_before"
 
     def _extra_defaults(self) -> dict[str, Any]:
-        return {"reset_after": True, **super()._extra_defaults()}
+        return {"reset_after": True, "residual": False, **super()._extra_defaults()}
 
     def forward(
         self,
@@ -328,14 +341,20 @@ class RNN(_OneState):
     """`torch.nn.RNN` (Elman 1990) on rnnkit's kernels.
 
         h' = φ(W x + b + R h + b_h),  φ = tanh or ReLU
+        h' = φ(W x + b + R h + b_h) + h     residual=True (He et al. 2016, with time for depth)
+
+    With `residual` gradients have a way back through time that no weight shrinks; |h| may grow by 1
+    a step with tanh, up to T, and without bound with ReLU.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device,
             dtype, weight_drop, backend: as for `LSTM`.
         nonlinearity: "tanh" or "relu".
+        residual: whether the state before is added to the new one.
         zoneout: as for `LSTM`, one number.
         layer_norm: as for `LSTM`, of W x and R h.
-        recompute: as for `LSTM`; there are no gates to keep, so it saves nothing.
+        recompute: as for `LSTM`; there are no gates to keep, so it saves nothing, or with
+            `residual` φ.
 
     Example:
         >>> output, h_n = RNN(10, 20, nonlinearity="relu")(torch.randn(5, 3, 10))
@@ -355,6 +374,7 @@ class RNN(_OneState):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         *,
+        residual: bool = False,
         zoneout: float = 0.0,
         weight_drop: float = 0.0,
         layer_norm: bool = False,
@@ -365,7 +385,9 @@ class RNN(_OneState):
             raise ValueError(
                 f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'."
             )
+        check_flag("residual", residual)
         self.nonlinearity = nonlinearity
+        self.residual = residual
         _refuse_projection(proj_size)
         super().__init__(
             input_size,
@@ -390,7 +412,10 @@ class RNN(_OneState):
 
     @property
     def _cell(self) -> str:
-        return f"rnn_{self.nonlinearity}"
+        return f"rnn_{self.nonlinearity}" + "_residual" * self.residual
+
+    def _extra_defaults(self) -> dict[str, Any]:
+        return {"residual": False, **super()._extra_defaults()}
 
     def forward(
         self,

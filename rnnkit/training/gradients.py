@@ -49,7 +49,9 @@ Jacobian itself, at least as large, is that of --exact.
 CELLS: dict[str, tuple[type[Recurrent], dict[str, Any]]] = {
     "tanh": (RNN, {}),
     "relu": (RNN, {"nonlinearity": "relu"}),
+    "tanh_residual": (RNN, {"residual": True}),
     "gru": (GRU, {}),
+    "gru_residual": (GRU, {"residual": True}),
     "gru_reset_before": (GRU, {"reset_after": False}),
     "lstm": (LSTM, {}),
     "lstm_peephole": (LSTM, {"peephole": True}),
@@ -71,7 +73,9 @@ _FRESH: dict[str, Any] = {
 _NAMES = {
     "tanh": "tanh",
     "relu": "ReLU",
+    "tanh_residual": "tanh, residual",
     "gru": "GRU",
+    "gru_residual": "GRU, residual",
     "gru_reset_before": "GRU, reset before",
     "lstm": "LSTM",
     "lstm_peephole": "LSTM, peepholes",

@@ -37,6 +37,8 @@ ALL = STANDARD | {
     "LSTM with peepholes": ("LSTM", {"peephole": True}),
     "LSTM coupled": ("LSTM", {"peephole": True, "coupled": True}),
     "LSTM recomputed": ("LSTM", {"recompute": True}),
+    "GRU residual": ("GRU", {"residual": True}),
+    "RNN residual": ("RNN", {"residual": True}),
 }
 
 

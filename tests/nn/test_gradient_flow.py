@@ -75,9 +75,12 @@ def test_norms_are_those_of_jacobians_of_torchs_own_layers(name: str) -> None:
     assert bool((flow.both[:, 0] <= exact * (1 + 1e-12)).all())
 
 
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
-def test_the_bound_of_an_elman_network_holds_with_the_singular_value(nonlinearity: str) -> None:
-    layer = filled(rnnkit.RNN(3, 6, nonlinearity=nonlinearity))
+def test_the_bound_of_an_elman_network_holds_with_the_singular_value(
+    nonlinearity: str, residual: bool
+) -> None:
+    layer = filled(rnnkit.RNN(3, 6, nonlinearity=nonlinearity, residual=residual))
     input = torch.randn(9, 1, 3, dtype=torch.float64)
     bound = elman_bound(layer, 9)
     assert bool((jacobian_norms(layer, input) <= bound * (1 + 1e-12)).all())

@@ -88,7 +88,10 @@ def sample_cases() -> list[Case]:
 
 def quick_cases() -> list[Case]:
     """At most 40 plans: every mode and cell, the limits, every precision."""
-    cells = [cell for cell in CELLS if cell != "lstm"]
+    # An Elman network's residual step differs from its plain one by an addition.
+    cells = [
+        cell for cell in CELLS if cell not in ("lstm", "rnn_tanh_residual", "rnn_relu_residual")
+    ]
     return [
         *(Case("lstm", hidden, mode="data") for hidden in (200, 300, 650, 1024, 1150, 1500, 1728)),
         *(Case("lstm", hidden, mode="counter", members=2) for hidden in (200, 1024)),

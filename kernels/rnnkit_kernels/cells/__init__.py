@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
 
-from rnnkit_kernels.cells import elman, gru, lstm, lstm_coupled, lstm_peephole
+from rnnkit_kernels.cells import elman, gru, lstm, lstm_coupled, lstm_peephole, residual
 
 Stage = Callable[..., tuple[Any, Any]]
 
@@ -181,6 +181,36 @@ RNN_RELU = Cell(
     backward=(elman.relu_backward,),
     input_columns=(0,),
 )
+GRU_RESIDUAL = Cell(
+    "gru_residual",
+    gates=(3,),
+    saved=(4,),
+    columns=(4,),
+    forward=(residual.gru_forward,),
+    backward=(residual.gru_backward,),
+    carry=("hidden",),
+    input_columns=(1, 2, 0),
+)
+RNN_TANH_RESIDUAL = Cell(
+    "rnn_tanh_residual",
+    gates=(1,),
+    saved=(1,),
+    columns=(1,),
+    forward=(residual.tanh_forward,),
+    backward=(residual.tanh_backward,),
+    carry=("hidden",),
+    input_columns=(0,),
+)
+RNN_RELU_RESIDUAL = Cell(
+    "rnn_relu_residual",
+    gates=(1,),
+    saved=(1,),
+    columns=(1,),
+    forward=(residual.relu_forward,),
+    backward=(residual.relu_backward,),
+    carry=("hidden",),
+    input_columns=(0,),
+)
 
 CELLS = {
     cell.name: cell
@@ -193,5 +223,8 @@ CELLS = {
         GRU_RESET_BEFORE,
         RNN_TANH,
         RNN_RELU,
+        GRU_RESIDUAL,
+        RNN_TANH_RESIDUAL,
+        RNN_RELU_RESIDUAL,
     )
 }

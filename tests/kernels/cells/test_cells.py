@@ -331,17 +331,18 @@ def test_layer_normalisation_against_an_explicit_loop(cell: str) -> None:
     y = []
     for t in range(5):
         # In a GRU r and z are normalised together and n by itself.
-        at = [slice(0, 40), slice(40, 60)] if cell == "gru" else [slice(0, gates)]
+        at = [slice(0, 40), slice(40, 60)] if cell.startswith("gru") else [slice(0, gates)]
+        before = h if cell.endswith("_residual") else 0
         a, b = (
             torch.cat([layer_norm(w[:, i], w[:, i].shape[1:], g[i], s[i], 1e-5) for i in at], 1)
             for w, g, s in ((x[t] @ weight_ih.t(), *norm[:2]), (h @ weight_hh.t(), *norm[2:4]))
         )
         a, b = a + bias_ih, b + bias_hh
-        if cell == "gru":
+        if cell.startswith("gru"):
             r, z = (a + b)[:, :40].sigmoid().chunk(2, 1)
-            h = z * h + (1 - z) * (a[:, 40:] + r * b[:, 40:]).tanh()
+            h = before + z * h + (1 - z) * (a[:, 40:] + r * b[:, 40:]).tanh()
         elif c is None:
-            h = (a + b).tanh() if cell == "rnn_tanh" else (a + b).relu()
+            h = before + ((a + b).tanh() if cell.startswith("rnn_tanh") else (a + b).relu())
         else:
             *i, f, g, o = (a + b).split(20, 1)
             if vectors is not None:

@@ -26,6 +26,9 @@ GATES = {
     "gru_reset_before": 3,
     "rnn_tanh": 0,
     "rnn_relu": 0,
+    "gru_residual": 4,
+    "rnn_tanh_residual": 1,
+    "rnn_relu_residual": 1,
 }
 HIDDEN, FEATURES, BATCH = 8, 5, 3
 Call = Callable[[Tensor], Any]

@@ -627,7 +627,165 @@ struct rnn_relu {
   }
 };
 
+struct gru_residual {
+  static constexpr int stages = 1;
+  static constexpr int gates_at[] = {0, 3};
+  static constexpr int saved_at[] = {0, 4};
+  static constexpr int columns_at[] = {0, 4};
+  static constexpr int input_columns[] = {1, 2, 0};
+  static constexpr int gate_of_column[] = {2, 0, 1};
+  static constexpr int first_input_column = 0, weights = 0;
+  static constexpr int carry_hidden = 0, carry_cell = -1;
+  static constexpr bool has_cell_state = false;
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
+  static constexpr bool gates_fit_saved = true;
+  // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
+  static constexpr bool apart[] = {true};
+  template <int stage, class V> INLINE void forward(const V* x, const V* h, const V* saved, const V* state, const V* weights, V* kept, V* result) {
+    if constexpr (stage == 0) {
+      const V t0 = x[0];
+      const V t1 = x[1];
+      const V t2 = x[2];
+      const V t3 = h[0];
+      const V t4 = h[1];
+      const V t5 = h[2];
+      const V t6 = state[0];
+      const V t7 = t0 + t3;
+      const V t8 = sigmoid(t7);
+      const V t9 = t1 + t4;
+      const V t10 = sigmoid(t9);
+      const V t11 = t8 * t5;
+      const V t12 = t2 + t11;
+      const V t13 = tanh(t12);
+      const V t14 = t10 * t6;
+      const V t15 = number<V>(1.0) - t10;
+      const V t16 = t15 * t13;
+      const V t17 = t14 + t16;
+      const V t18 = t17 + t6;
+      kept[0] = t8;
+      kept[1] = t10;
+      kept[2] = t13;
+      kept[3] = t5;
+      result[0] = t18;
+    }
+  }
+  template <int stage, class V> INLINE void backward(const V* saved, const V* before, const V* after, V gradient, const V* carry, const V* weights, V* columns, V* carried) {
+    if constexpr (stage == 0) {
+      const V t0 = saved[0];
+      const V t1 = saved[1];
+      const V t2 = saved[2];
+      const V t3 = saved[3];
+      const V t4 = before[0];
+      const V t6 = gradient;
+      const V t7 = carry[0];
+      const V t8 = t6 + t7;
+      const V t9 = number<V>(1.0) - t1;
+      const V t10 = t8 * t9;
+      const V t11 = t2 * t2;
+      const V t12 = number<V>(1.0) - t11;
+      const V t13 = t10 * t12;
+      const V t14 = t13 * t3;
+      const V t15 = t14 * t0;
+      const V t16 = number<V>(1.0) - t0;
+      const V t17 = t15 * t16;
+      const V t18 = t4 - t2;
+      const V t19 = t8 * t18;
+      const V t20 = t19 * t1;
+      const V t21 = t20 * t9;
+      const V t22 = t13 * t0;
+      const V t23 = t8 * t1;
+      const V t24 = t23 + t8;
+      columns[0] = t13;
+      columns[1] = t17;
+      columns[2] = t21;
+      columns[3] = t22;
+      carried[0] = t24;
+    }
+  }
+};
+
+struct rnn_tanh_residual {
+  static constexpr int stages = 1;
+  static constexpr int gates_at[] = {0, 1};
+  static constexpr int saved_at[] = {0, 1};
+  static constexpr int columns_at[] = {0, 1};
+  static constexpr int input_columns[] = {0};
+  static constexpr int gate_of_column[] = {0};
+  static constexpr int first_input_column = 0, weights = 0;
+  static constexpr int carry_hidden = 0, carry_cell = -1;
+  static constexpr bool has_cell_state = false;
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
+  static constexpr bool gates_fit_saved = true;
+  // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
+  static constexpr bool apart[] = {false};
+  template <int stage, class V> INLINE void forward(const V* x, const V* h, const V* saved, const V* state, const V* weights, V* kept, V* result) {
+    if constexpr (stage == 0) {
+      const V t0 = x[0];
+      const V t1 = h[0];
+      const V t2 = state[0];
+      const V t3 = t0 + t1;
+      const V t4 = tanh(t3);
+      const V t5 = t2 + t4;
+      kept[0] = t4;
+      result[0] = t5;
+    }
+  }
+  template <int stage, class V> INLINE void backward(const V* saved, const V* before, const V* after, V gradient, const V* carry, const V* weights, V* columns, V* carried) {
+    if constexpr (stage == 0) {
+      const V t0 = saved[0];
+      const V t3 = gradient;
+      const V t4 = carry[0];
+      const V t5 = t3 + t4;
+      const V t6 = t0 * t0;
+      const V t7 = number<V>(1.0) - t6;
+      const V t8 = t5 * t7;
+      columns[0] = t8;
+      carried[0] = t5;
+    }
+  }
+};
+
+struct rnn_relu_residual {
+  static constexpr int stages = 1;
+  static constexpr int gates_at[] = {0, 1};
+  static constexpr int saved_at[] = {0, 1};
+  static constexpr int columns_at[] = {0, 1};
+  static constexpr int input_columns[] = {0};
+  static constexpr int gate_of_column[] = {0};
+  static constexpr int first_input_column = 0, weights = 0;
+  static constexpr int carry_hidden = 0, carry_cell = -1;
+  static constexpr bool has_cell_state = false;
+  // Whether W_ih x may lie where the saved values will: each gate is read before.
+  static constexpr bool gates_fit_saved = true;
+  // Whether a stage needs W_ih x and W_hh h each by itself, and not their sum.
+  static constexpr bool apart[] = {false};
+  template <int stage, class V> INLINE void forward(const V* x, const V* h, const V* saved, const V* state, const V* weights, V* kept, V* result) {
+    if constexpr (stage == 0) {
+      const V t0 = x[0];
+      const V t1 = h[0];
+      const V t2 = state[0];
+      const V t3 = t0 + t1;
+      const V t4 = relu(t3);
+      const V t5 = t2 + t4;
+      kept[0] = t4;
+      result[0] = t5;
+    }
+  }
+  template <int stage, class V> INLINE void backward(const V* saved, const V* before, const V* after, V gradient, const V* carry, const V* weights, V* columns, V* carried) {
+    if constexpr (stage == 0) {
+      const V t0 = saved[0];
+      const V t3 = gradient;
+      const V t4 = carry[0];
+      const V t5 = t3 + t4;
+      const V t6 = greater(t0, number<V>(0.0));
+      const V t7 = t5 * t6;
+      columns[0] = t7;
+      carried[0] = t5;
+    }
+  }
+};
+
 }  // namespace RNNKIT_ISA
 #endif
 
-#define RNNKIT_EACH_CELL(F) F(lstm) F(lstm_peephole) F(lstm_coupled) F(lstm_coupled_peephole) F(gru) F(gru_reset_before) F(rnn_tanh) F(rnn_relu)
+#define RNNKIT_EACH_CELL(F) F(lstm) F(lstm_peephole) F(lstm_coupled) F(lstm_coupled_peephole) F(gru) F(gru_reset_before) F(rnn_tanh) F(rnn_relu) F(gru_residual) F(rnn_tanh_residual) F(rnn_relu_residual)
