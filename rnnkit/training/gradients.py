@@ -86,7 +86,7 @@ _BACK = (1, 10, 25, 50)
 """Steps before the last one that stand in the table, beside the first step of all."""
 
 # What the other lines of a curve's colour are.
-_BOUND = "dotted: bound σ_max(R)^(T−t)"
+_BOUND = "dotted: bound by σ_max(R)"
 _FORGET = "dashed: forget gates alone"
 _EXACT = "dashed: norm of the Jacobian"
 
