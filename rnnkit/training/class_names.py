@@ -25,6 +25,8 @@ ROOMS = {
     "PercentileClipping": "rnnkit.training.callbacks",
     "Tagger": "rnnkit.tagging",
     "TaggingData": "rnnkit.tagging",
+    "SequenceModel": "rnnkit.sequences",
+    "SequenceData": "rnnkit.sequences",
 }
 """The module of each class that a configuration names: models, data and callbacks."""
 

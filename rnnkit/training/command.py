@@ -52,6 +52,9 @@ _FROM_DATA = (
     "character_vocabulary_size",
     "tags",
     "scheme",
+    "input_size",
+    "output_size",
+    "every_step",
 )
 
 
