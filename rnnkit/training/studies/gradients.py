@@ -19,7 +19,7 @@ LEARNED = 0.01
 
 CHANCE = 1 / 6
 
-EPOCHS = {50: 30, 100: 30, 200: 30, 400: 20}
+EPOCHS = {50: 30, 100: 30, 200: 40, 400: 30}
 """The lengths, and how many epochs of 100 steps a run has at most."""
 
 _COLUMNS = ("train/loss", "train/grad_norm", "val/loss", "val/accuracy")
