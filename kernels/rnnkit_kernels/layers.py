@@ -28,7 +28,7 @@ from rnnkit_kernels.ops.context import observed, traces
 from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.native_layer import native_layer
 from rnnkit_kernels.ops.recurrence import recurrence
-from rnnkit_kernels.ops.states import LayerStates, Placement, watch, watched
+from rnnkit_kernels.ops.states import LayerStates, Placement, Watchers, watch, watched
 from rnnkit_kernels.random.dropout import dropout as _dropout
 from rnnkit_kernels.random.philox import STREAMS
 from rnnkit_kernels.recurrence.rows import Rows
@@ -89,7 +89,7 @@ def recurrent(
                 "the states of sequences that begin anew (resets) can't be watched: leave resets "
                 "out, or cut the sequences there"
             )
-        decision = that_keeps(decision, cell, input, weights)
+        decision = that_keeps(decision, cell, input, weights, noted.graph)
     steps = input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
     shape = (steps, hx[0].shape[1])
     if decision.engine == "reference" and traces():
@@ -271,7 +271,7 @@ def _layer(
     extras: Extras,
     lengths: Tensor | None,
     anew: tuple[Tensor, States | None] | None,
-    watching: tuple[list[LayerStates], int, Placement] | None,
+    watching: tuple[Watchers, int, Placement] | None,
 ) -> tuple[Tensor, States]:
     h0, c0 = state[0], state[1] if len(state) > 1 else None
     inputs: tuple[Any, ...] = (data, *weights, h0, c0, shares)
@@ -279,7 +279,7 @@ def _layer(
     states: LayerStates | None = None
     if watching is not None:
         noted, i, placement = watching
-        states = LayerStates(cell, i, engine, inputs, placement)
+        states = LayerStates(cell, i, engine, inputs, placement, noted.graph)
         noted.append(states)
     if engine == "reference":
         norm = norms if extras.layer_norm else None
@@ -288,7 +288,7 @@ def _layer(
             cell, inputs, rows, layer_norm=norm, anew=anew, states=steps
         )
         if states is not None:
-            states.follow(y, steps)
+            states.follow(y, steps, norm)
         return y, (h_n,) if last is None else (h_n, last)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     save = save or traces()

@@ -13,7 +13,9 @@ from rnnkit_kernels.functional import LayerStates, watched_states
 
 
 @contextmanager
-def watch_states(model: nn.Module) -> Iterator[dict[str, list[LayerStates]]]:
+def watch_states(
+    model: nn.Module, graph: bool = False
+) -> Iterator[dict[str, list[LayerStates]]]:
     """Note every state of the recurrent layers in a model, by the names that they have there.
 
     The layers run fused as ever: one forward and one backward pass tell h_t and c_t of all steps,
@@ -23,6 +25,8 @@ def watch_states(model: nn.Module) -> Iterator[dict[str, list[LayerStates]]]:
 
     Args:
         model: Holds rnnkit's layers, or is one. Others, torch's own among them, are not seen.
+        graph: Run the layers by their definition, slowly, so that the gradients of states may be
+            differentiated once more, see `differentiate`; a backward pass does not note them then.
 
     Yields:
         For each layer that was called, by its name in `model.named_modules()`, one entry for each
@@ -47,7 +51,7 @@ def watch_states(model: nn.Module) -> Iterator[dict[str, list[LayerStates]]]:
             "watched: rnnkit.replace_rnns(model) turns torch's into such"
         )
     found: dict[str, list[LayerStates]] = {}
-    with watched_states() as noted:
+    with watched_states(graph) as noted:
         handles = []
 
         def follow(name: str, layer: nn.Module) -> None:

@@ -322,8 +322,12 @@ def _triton(
     return _transformed() or Decision(engine, found.reason, found)
 
 
-def that_keeps(decision: Decision, cell: str, input: Tensor, weights: Sequence[Tensor]) -> Decision:
+def that_keeps(
+    decision: Decision, cell: str, input: Tensor, weights: Sequence[Tensor], graph: bool
+) -> Decision:
     """The engine chosen, or one in the place of torch's own layers, which keep no states."""
+    if graph:
+        return Decision("reference", "the states of every step are watched with their graph")
     if decision.engine != "torch":
         return decision
     why = "the states of every step are watched, and torch's own layers keep none"

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rnnkit_kernels import reference
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.cpu import native
 from rnnkit_kernels.ops.context import gemm_precision, traces
@@ -74,19 +75,31 @@ class Placement:
 
 
 class LayerStates:
-    """What one layer of a call went through; every tensor is detached, and zero past a length.
+    """What one layer of a call went through; tensors are detached, and zero past a length.
 
     Attributes:
         cell: a key of `CELLS`.
         layer: 0 for the first of a call.
         engine: what ran it.
         inputs: the tensors that the layer took, in the order of `rnnkit::recurrence`.
+        weight_hh: R of every direction, (M, G·H, P), the one that is not detached.
     """
 
     def __init__(
-        self, cell: str, layer: int, engine: str, inputs: tuple[Any, ...], placement: Placement
+        self,
+        cell: str,
+        layer: int,
+        engine: str,
+        inputs: tuple[Any, ...],
+        placement: Placement,
+        graph: bool = False,
     ) -> None:
         self.cell, self.layer, self.engine = cell, layer, engine
+        self._live = inputs if graph else None
+        self._nodes: list[list[tuple[slice, tuple[Tensor, ...]]]] = []
+        self._output: Tensor | None = None
+        self._norms: Any = None
+        self.weight_hh: Tensor = inputs[2]
         self.inputs: tuple[Any, ...] = tuple(None if t is None else t.detach() for t in inputs)
         self._placement = placement
         self._y: Tensor | None = None
@@ -153,6 +166,88 @@ class LayerStates:
         """∂L/∂c_t, (T, B, M, H); None for cells without c."""
         return self._gradient(2) if CELLS[self.cell].has_cell_state else None
 
+    def handed_back(self) -> tuple[Tensor, ...]:
+        """What step t hands back to the state before it, from ∂L/∂(h_t, c_t), as a function of R.
+
+        As numbers these are ∂L/∂h_{t-1} less ∂L/∂y_{t-1}, and ∂L/∂c_{t-1}, for all t at once; the
+        state before the first step, in the order of the direction, is the initial one. For autograd
+        they depend on the products of the backward pass with R, the layer's own `weight_hh`, while
+        all that the forward pass made, and ∂L/∂(h_t, c_t), are constants.
+
+        Where the layer was watched with `graph` they are functions of all that it read, and
+        nothing is constant.
+
+        Returns:
+            (T, B, M, P) and, where there is a c, (T, B, M, H).
+
+        Raises:
+            RuntimeError: A layer that ran by its definition, with layer normalisation for one,
+                keeps no gates.
+        """
+        if self._live is not None:
+            return self._handed_back_by_definition(self._live)
+        y, saved = self._known(self._y), self._saved
+        if saved is None:
+            raise RuntimeError(
+                f"what a step hands back is made from its gates, and engine {self.engine}, which "
+                "layers with layer_norm run on, keeps none"
+            )
+        states = self._known(self._states)
+        *_, weight_hr, cell_weights, h0, c0, zoneout = self.inputs[:10]
+        kind, rows, exact = CELLS[self.cell], self._placement.rows, state_dtype(y.dtype)
+        names = kind.carried(zoneout is not None)
+        of_hidden: list[Tensor] = []
+        of_cell: list[Tensor] = []
+        d_hidden, d_cell = self._raw_gradient(1), self._gradients and self._gradients[2]
+        for m in range(self.directions):
+            own = member(m, weight_hr, cell_weights, h0, c0)
+            shares = None if zoneout is None else zoneout[:, m]
+            gradient = d_hidden[:, m]
+            if own[0] is not None:
+                gradient = gradient.to(y.dtype) @ own[0]
+            cell = None if d_cell is None else d_cell[:, m]
+            zero = torch.zeros_like(gradient, dtype=exact)
+            carried = tuple(cell if name == "cell" and cell is not None else zero for name in names)
+            start = None if own[3] is None else own[3].to(exact)
+            around = eager.states_around(
+                kind, own[2], start, shares, rows, m == 1, y[:, m], states[:, m]
+            )
+            before, after = (tuple(value.to(exact) for value in part) for part in around)
+            vectors = () if own[1] is None else tuple(own[1].to(exact).unbind(0))
+            kept = saved[:, m].to(exact).unbind(1)
+            shares = None if shares is None else shares.to(exact)
+            of_step = (kept, before, after, gradient.to(exact), carried, shares, y.dtype)
+            with gemm_precision(y):
+                passed, _, carry = eager.step_back(kind, self.weight_hh[m], vectors, *of_step)
+            past = dict(zip(names, carry, strict=True))
+            of_hidden.append(passed + past["hidden"] if "hidden" in past else passed)
+            if c0 is not None:
+                of_cell.append(past["cell"])
+        found = [torch.stack(parts, 1) for parts in (of_hidden, of_cell) if parts]
+        return tuple(self._placement.padded(value) for value in found)
+
+    def _handed_back_by_definition(self, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+        x, *weights, h0, c0, zoneout = inputs[:10]
+        x = x.flatten(0, -2)
+        rows = self._placement.rows
+        d_hidden, d_cell = self._raw_gradient(1), self._gradients and self._gradients[2]
+        of_members = []
+        for m, nodes in enumerate(self._nodes):
+            start = (h0[m],) if c0 is None else (h0[m], c0[m])
+            flat = [_in_rows(nodes, which, len(x)) for which in range(len(start))]
+            before = [rows.before(*pair, m == 1) for pair in zip(flat, start, strict=True)]
+            own = [None if tensor is None else tensor[m] for tensor in weights]
+            shares = None if zoneout is None else zoneout[:, m]
+            step = (x[None], *own, *before, *[None] * (c0 is None), shares)
+            at_once = Rows(1, len(flat[0]))
+            norm = None if self._norms is None else self._norms[m]
+            _, *new = reference.layer(self.cell, step, at_once, layer_norm=norm)
+            arrived = [d_hidden[:, m]] if d_cell is None else [d_hidden[:, m], d_cell[:, m]]
+            ends = [value for value in new if value is not None]
+            of_members.append(torch.autograd.grad(ends, before, arrived, create_graph=True))
+        found = [torch.stack(parts, 1) for parts in zip(*of_members, strict=True)]
+        return tuple(self._placement.padded(value) for value in found)
+
     @property
     def differentiated(self) -> bool:
         """Whether a backward pass has come through."""
@@ -167,6 +262,9 @@ class LayerStates:
         return value
 
     def _gradient(self, which: int) -> Tensor:
+        return self._placement.padded(self._raw_gradient(which))
+
+    def _raw_gradient(self, which: int) -> Tensor:
         if self._gradients is None:
             raise RuntimeError(
                 "the gradients of this layer's states are not known: no backward pass has come "
@@ -174,7 +272,7 @@ class LayerStates:
             )
         found = self._gradients[which]
         assert found is not None
-        return self._placement.padded(found)
+        return found
 
     def ran(self, y: Tensor, saved: Tensor | None, states: Tensor) -> None:
         """Note what a forward pass kept, as `rnnkit::recurrence` returns it."""
@@ -229,13 +327,20 @@ class LayerStates:
             with gemm_precision(x):
                 eager.backward(kind, d_output[:, m], *of_member)
 
-    def follow(self, y: Tensor, steps: list[list[tuple[slice, tuple[Tensor, ...]]]]) -> None:
+    def follow(
+        self,
+        y: Tensor,
+        steps: list[list[tuple[slice, tuple[Tensor, ...]]]],
+        norms: Any = None,
+    ) -> None:
         """Note the states of a layer that ran by its definition, and let autograd tell the rest.
 
         Args:
             y: as the definition returns it.
             steps: of each direction the rows and the state of every step, as nodes of the graph.
+            norms: what normalises, as the definition took it.
         """
+        self._norms = norms
         members, _, width = self.inputs[7].shape
         self._y = y.detach().reshape(-1, members, width)
         own = self.inputs[8]
@@ -246,12 +351,44 @@ class LayerStates:
                 for which, value in enumerate(state):
                     if which == 1 and self._states is not None:
                         self._states[now, m, 0] = value.detach()
-                    if value.requires_grad:
+                    if value.requires_grad and self._live is None:
                         node: Any = value
                         node.register_hook(partial(self._hear, which + 1, now, m))
-        if y.requires_grad:
+        if self._live is not None:
+            self._nodes, self._output = steps, y
+        elif y.requires_grad:
             output: Any = y
             output.register_hook(self._hear_output)
+
+    def nodes(self) -> list[Tensor]:
+        """The states of all steps, and the output, where the layer was watched with its graph.
+
+        Raises:
+            RuntimeError: It was not.
+        """
+        if self._live is None:
+            raise RuntimeError("the layer was not watched with graph=True")
+        states = [value for steps in self._nodes for _, state in steps for value in state]
+        assert self._output is not None
+        return [*states, self._output]
+
+    def note(self, gradients: list[Tensor | None]) -> None:
+        """Note the gradients of `nodes`, whatever graph they hang on."""
+        *of_states, of_output = gradients
+        known = iter(of_states)
+        of_members = []
+        size = len(self._known(self._y))
+        for steps in self._nodes:
+            gathered = [
+                (now, tuple(_zero_for(next(known), value) for value in state))
+                for now, state in steps
+            ]
+            states = range(len(steps[0][1]))
+            of_members.append([_in_rows(gathered, which, size) for which in states])
+        parts = [torch.stack(part, 1) for part in zip(*of_members, strict=True)]
+        assert self._output is not None
+        output = _zero_for(of_output, self._output).reshape(parts[0].shape)
+        self._gradients = output, parts[0], parts[1] if parts[1:] else None
 
     def _hear_output(self, gradient: Tensor) -> None:
         d_output, *_ = self.room()
@@ -262,6 +399,37 @@ class LayerStates:
         value = known[which]
         assert value is not None
         value[now, m] = gradient.detach()
+
+
+def _in_rows(steps: list[tuple[slice, tuple[Tensor, ...]]], which: int, size: int) -> Tensor:
+    """One part of the states of all steps, (size, ·), zero in rows of no step."""
+    ordered = sorted(steps, key=lambda step: step[0].start)
+    value = torch.cat([state[which] for _, state in ordered])
+    return torch.cat([value, value.new_zeros(size - len(value), value.shape[1])])
+
+
+def _zero_for(gradient: Tensor | None, value: Tensor) -> Tensor:
+    return torch.zeros_like(value) if gradient is None else gradient
+
+
+def differentiate(loss: Tensor, layers: list[LayerStates]) -> None:
+    """Note the gradients of all states of layers that were watched with their graph.
+
+    They may be differentiated once more, with respect to all that they depend on.
+
+    Args:
+        loss: a scalar.
+        layers: in any order.
+
+    Raises:
+        RuntimeError: A layer was watched without its graph; or something between the layers and the
+            loss can't be differentiated twice, as torch says.
+    """
+    nodes = [layer.nodes() for layer in layers]
+    flat = [node for of_layer in nodes for node in of_layer]
+    gradients = iter(torch.autograd.grad(loss, flat, create_graph=True, allow_unused=True))
+    for layer, of_layer in zip(layers, nodes, strict=True):
+        layer.note([next(gradients) for _ in of_layer])
 
 
 class _Watch(torch.autograd.Function):
@@ -285,14 +453,32 @@ def watch(states: LayerStates, *results: Tensor) -> tuple[Tensor, ...]:
     return _Watch.apply(states, *results)  # type: ignore[no-any-return, no-untyped-call]
 
 
+class Watchers(list[LayerStates]):
+    """What one `watched_states` yields, and who watched before it and goes on to."""
+
+    def __init__(self, outer: Watchers | None, graph: bool) -> None:
+        super().__init__()
+        self.outer, self.graph = outer, graph or (outer is not None and outer.graph)
+
+    def append(self, states: LayerStates) -> None:
+        """Tell all of them."""
+        super().append(states)
+        if self.outer is not None:
+            self.outer.append(states)
+
+
 @contextmanager
-def watched_states() -> Iterator[list[LayerStates]]:
+def watched_states(graph: bool = False) -> Iterator[list[LayerStates]]:
     """Note the states of every layer that runs in here, and their gradients when these are known.
 
     The backward pass may come later. Layers run on engines that keep what is asked for: torch's own
     keep nothing, and the native engine or the loop in PyTorch takes their place, with which
     results are equal but for rounding, and dropout between layers draws other masks. Nothing is
-    noted of what torch.compile, torch.jit and torch.func trace.
+    noted of what torch.compile, torch.jit and torch.func trace. Several may watch at once.
+
+    Args:
+        graph: run by the definition, slowly, so that states and their gradients are on autograd's
+            graph: `differentiate` notes these, no backward pass does.
 
     Yields:
         One entry a layer, in the order in which they ran; both directions are one entry.
@@ -302,15 +488,14 @@ def watched_states() -> Iterator[list[LayerStates]]:
         >>> with watched_states() as layers: ...
     """
     outer = getattr(_watching, "noted", None)
-    noted: list[LayerStates] = []
-    _watching.noted = noted
+    _watching.noted = Watchers(outer, graph)
     try:
-        yield noted
+        yield _watching.noted
     finally:
         _watching.noted = outer
 
 
-def watched() -> list[LayerStates] | None:
+def watched() -> Watchers | None:
     """What the layers of this thread add themselves to; None where nobody watches."""
     if torch.compiler.is_compiling() or traces():
         return None

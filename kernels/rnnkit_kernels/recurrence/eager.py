@@ -166,6 +166,53 @@ def states_around(
     return before, after
 
 
+def step_back(
+    cell: Cell,
+    weight_hh: Tensor,
+    vectors: tuple[Tensor, ...],
+    kept: tuple[Tensor, ...],
+    before: tuple[Tensor, ...],
+    after: tuple[Tensor, ...],
+    gradient: Tensor,
+    carried: tuple[Tensor, ...],
+    zoneout: Tensor | None,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """One step backwards, of n rows; nothing is written in place, so autograd may follow.
+
+    Args:
+        weight_hh: (G·H, P). vectors: the cell's own, (H,) each.
+        kept, before, after: what the step saved, read and gave, (n, H) each.
+        gradient: (n, H), of h without what is carried.
+        carried: (n, H) each, in the order of `cell.carried`.
+        zoneout: (n, Z, H), the shares that stay, or None.
+        dtype: of the columns and of what is multiplied with `weight_hh`.
+
+    Returns:
+        What h before the step gets through `weight_hh`, (n, P); columns (n, R, H); the new carry.
+    """
+    count, hidden, exact = len(gradient), gradient.shape[1], state_dtype(dtype)
+    passed: tuple[Tensor, ...] = ()
+    if zoneout is not None:
+        gradient, carried, passed = _split(cell.carried(True), gradient, carried, zoneout)
+    columns = [gradient] * cell.columns_at[-1]  # each is replaced by its stage
+    for stage in reversed(range(len(cell.backward))):
+        new, carried = cell.backward[stage](
+            kept, before, after, gradient, carried, vectors, torch.tanh
+        )
+        at = cell.columns_at[stage]
+        columns[at : at + len(new)] = [column.to(dtype) for column in new]
+        gates = slice(cell.gates_at[stage], cell.gates_at[stage + 1])
+        read = slice(gates.start + cell.hidden_columns, gates.stop + cell.hidden_columns)
+        d_gates = torch.stack(columns[read], 1).reshape(count, -1)
+        gradient = (d_gates @ weight_hh[gates.start * hidden : gates.stop * hidden]).to(exact)
+    if zoneout is not None:
+        # A cell without a hidden carry has only what passed it in that place, the last.
+        nothing = gradient.new_zeros(())
+        carried = tuple(a + b for a, b in zip_longest(carried, passed, fillvalue=nothing))
+    return gradient, torch.stack(columns, 1), carried
+
+
 def backward(
     cell: Cell,
     dy: Tensor,
@@ -201,7 +248,7 @@ def backward(
     columns = dy.new_zeros(dy.shape[0], cell.columns_at[-1], hidden)
     projected = torch.zeros_like(dy) if weight_hr is not None else None
     all_before, all_after = states_around(cell, h0, c0, zoneout, rows, reverse, y, states)
-    vectors, nothing = _vectors(cell_weights, exact), dy.new_zeros((), dtype=exact)
+    vectors = _vectors(cell_weights, exact)
     d_h = dh_n.to(exact, copy=True)
     names = cell.carried(zoneout is not None)
     carry = [
@@ -224,23 +271,9 @@ def backward(
         after = tuple(value[now].to(exact) for value in all_after)
         kept = saved[now].to(exact).unbind(1)
         carried = tuple(value[:count] for value in carry)
-        passed: tuple[Tensor, ...] = ()
-        if zoneout is not None:
-            gradient, carried, passed = _split(names, gradient, carried, zoneout[now].to(exact))
-        for stage in reversed(range(len(cell.backward))):
-            new, carried = cell.backward[stage](
-                kept, before, after, gradient, carried, vectors, torch.tanh
-            )
-            at = cell.columns_at[stage]
-            columns[now, at : at + len(new)] = torch.stack(new, 1).to(dy.dtype)
-            gates = slice(cell.gates_at[stage], cell.gates_at[stage + 1])
-            read = slice(gates.start + cell.hidden_columns, gates.stop + cell.hidden_columns)
-            d_gates = columns[now, read].reshape(count, -1)
-            gradient = (d_gates @ weight_hh[gates.start * hidden : gates.stop * hidden]).to(exact)
-        d_h[:count] = gradient
-        if zoneout is not None:
-            # A cell without a hidden carry has only what passed it in that place, the last.
-            carried = tuple(a + b for a, b in zip_longest(carried, passed, fillvalue=nothing))
+        shares = None if zoneout is None else zoneout[now].to(exact)
+        of_step = (kept, before, after, gradient, carried, shares)
+        d_h[:count], columns[now], carried = step_back(cell, weight_hh, vectors, *of_step, dy.dtype)
         for value, new_value in zip(carry, carried, strict=True):
             value[:count] = new_value
     return columns, tuple(carry), projected

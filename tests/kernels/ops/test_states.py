@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.dispatch.choice import Extras
-from rnnkit_kernels.functional import LayerStates, recurrent, watched_states
+from rnnkit_kernels.functional import LayerStates, differentiate, recurrent, watched_states
 from tests.conftest import needs_engine
 from tests.kernels.layers import assert_as_exact
 
@@ -105,6 +105,61 @@ def test_gradients_are_those_of_a_sequence_that_is_cut(name: str, engine: str) -
     for ours, expected in zip(parts(found), [*states, *gradients], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
     assert torch.equal(found.output_gradient[:, :, 0], case.of_output)
+
+
+def handed_back(found: LayerStates) -> list[Tensor]:
+    """Of all steps: what is told, and what states get less what the output gives them."""
+    told = [value[:, :, 0] for value in found.handed_back()]
+    given = [found.hidden_gradient - found.output_gradient, found.cell_gradient]
+    expected = [value[:-1, :, 0] for value in given if value is not None]
+    return [a[1:] - b for a, b in zip(told, expected, strict=True)]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_step_hands_back_is_what_the_state_before_gets(name: str, engine: str) -> None:
+    case = CASES[name]
+    found = case.watched(engine)
+    for difference in handed_back(found):
+        torch.testing.assert_close(difference, torch.zeros_like(difference), rtol=0, atol=1e-12)
+    state = tuple(value.clone().requires_grad_() for value in case.state)
+    gradients = torch.autograd.grad(case.loss(0, *case.run(0, STEPS, state)), state)
+    for told, expected in zip(found.handed_back(), gradients, strict=True):
+        torch.testing.assert_close(told[0, :, 0], expected[0], rtol=1e-10, atol=1e-12)
+
+
+def on_the_graph(case: Case) -> LayerStates:
+    with watched_states(graph=True) as layers:
+        output, last = case.run(0, STEPS, case.state)
+    differentiate(case.loss(0, output, last), layers)
+    return layers[0]
+
+
+@pytest.mark.parametrize("name", [*CASES, "layer_norm"])
+def test_states_on_the_graph_have_the_same_gradients(name: str) -> None:
+    case = CASES[name] if name in CASES else Case("lstm", extras=Extras(layer_norm=True))
+    states, gradients = case.cut()
+    found = on_the_graph(case)
+    assert found.engine == "reference"
+    for ours, expected in zip(parts(found), [*states, *gradients], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(found.output_gradient[:, :, 0], case.of_output)
+    for difference in handed_back(found):
+        torch.testing.assert_close(difference, torch.zeros_like(difference), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cell", ["lstm_peephole", "gru", "gru_reset_before", "rnn_tanh"])
+def test_what_is_handed_back_on_the_graph_may_be_differentiated(cell: str) -> None:
+    case = Case(cell)
+
+    def told(*weights: Tensor) -> tuple[Tensor, ...]:
+        with watched_states(graph=True) as layers:
+            output, last = recurrent(cell, case.input, case.state, weights)
+        differentiate(case.loss(0, output, last).square(), layers)
+        return layers[0].handed_back()
+
+    weights = tuple(weight.clone().requires_grad_() for weight in case.weights)
+    assert torch.autograd.gradcheck(told, weights, fast_mode=True)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
@@ -213,7 +268,15 @@ def test_nothing_is_noted_outside() -> None:
             case.run(0, STEPS, case.state)
         case.run(0, STEPS, case.state)
     case.run(0, STEPS, case.state)
-    assert (len(outer), len(inner)) == (1, 1)
+    assert (len(outer), len(inner)) == (2, 1)
+
+
+def test_two_who_watch_are_told_the_same() -> None:
+    case = CASES["lstm"]
+    with watched_states() as outer, watched_states() as inner:
+        output, last = case.run(0, STEPS, case.state)
+    case.loss(0, output, last).backward()
+    assert torch.equal(outer[0].hidden_gradient, inner[0].hidden_gradient)
 
 
 def test_sequences_that_begin_anew_are_refused() -> None:
