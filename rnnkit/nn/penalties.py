@@ -43,7 +43,8 @@ def identity_penalty(layer: Recurrent) -> Tensor:
     """
     blocks = recurrent_blocks(layer, "I")
     eye = torch.eye(layer.hidden_size, dtype=blocks.dtype, device=blocks.device)
-    return (blocks - eye).square().mean()
+    penalty: Tensor = (blocks - eye).square().mean()
+    return penalty
 
 
 def spectral_radius_penalty(layer: Recurrent) -> Tensor:
@@ -56,8 +57,9 @@ def spectral_radius_penalty(layer: Recurrent) -> Tensor:
         ValueError: With a projection, whose blocks are not square.
     """
     blocks = recurrent_blocks(layer, "eigenvalues")
-    radii = torch.linalg.eigvals(blocks).abs().amax(-1)
-    return (radii - 1).square().mean()
+    radii: Tensor = torch.linalg.eigvals(blocks).abs().amax(-1)
+    penalty: Tensor = (radii - 1).square().mean()
+    return penalty
 
 
 def spectral_norm_penalty(layer: Recurrent) -> Tensor:
@@ -83,11 +85,11 @@ def recurrent_blocks(layer: Recurrent, needs: str = "") -> Tensor:
             f"{needs} needs square blocks of weight_hh; with a projection they are "
             f"{layer.hidden_size} x {layer.proj_size}"
         )
-    found = [
+    found: list[Tensor] = [
         block
         for name, weight in layer.named_parameters(recurse=False)
         if name.startswith("weight_hh")
-        for block in weight.split(layer.hidden_size)
+        for block in torch.split(weight, layer.hidden_size)
     ]
     blocks = torch.stack(found)
     return blocks if blocks.dtype == torch.float64 else blocks.float()

@@ -13,9 +13,7 @@ from rnnkit_kernels.functional import LayerStates, watched_states
 
 
 @contextmanager
-def watch_states(
-    model: nn.Module, graph: bool = False
-) -> Iterator[dict[str, list[LayerStates]]]:
+def watch_states(model: nn.Module, graph: bool = False) -> Iterator[dict[str, list[LayerStates]]]:
     """Note every state of the recurrent layers in a model, by the names that they have there.
 
     The layers run fused as ever: one forward and one backward pass tell h_t and c_t of all steps,
@@ -59,6 +57,10 @@ def watch_states(
                 found.setdefault(name, []).extend(noted)
                 noted.clear()
 
+            def before(*_: Any) -> None:
+                noted.clear()  # of layers that are none of the model's
+
+            handles.append(layer.register_forward_pre_hook(before))
             handles.append(layer.register_forward_hook(after))
 
         for name, layer in layers.items():

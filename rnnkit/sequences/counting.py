@@ -74,9 +74,7 @@ class Dyck(Problem):
             opened, top = opens[step] | (depth == 0), stack[depth, sequence]
             read[step] = torch.where(opened, kinds[step], self.kinds + top - 1)
             depth += torch.where(opened, 1, -1)
-            stack[depth, sequence] = torch.where(
-                opened, kinds[step] + 1, stack[depth, sequence]
-            )
+            stack[depth, sequence] = torch.where(opened, kinds[step] + 1, stack[depth, sequence])
             target[step] = stack[depth, sequence]
         return Examples(one_hot(read, self.input_size), target)
 

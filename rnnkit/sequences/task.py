@@ -22,6 +22,7 @@ from torchmetrics import MeanMetric
 from rnnkit.nn.initialisation import RecurrentInit, initialise
 from rnnkit.nn.recurrent import GRU, LSTM, RNN
 from rnnkit.sequences.problem import IGNORED, Examples
+from rnnkit.training.penalties import Penalty
 from rnnkit.training.task import Task, check_sizes
 
 RIGHT = 0.04
@@ -33,9 +34,9 @@ _LAYERS = {"tanh": RNN, "relu": RNN, "gru": GRU, "lstm": LSTM}
 class SequenceModel(Task):
     """Recurrent layers that read a sequence, and a linear layer that answers.
 
-    Training logs `train/loss`. Validation and test log under `val/` and `test/`: `loss`; `baseline`
-    beside it, the loss of who does not look at the sequence; and `accuracy`, the share of sequences
-    of which every answer is right (a number: within 0.04).
+    Training logs `train/loss`, without penalties. Validation and test log under `val/` and `test/`:
+    `loss`; `baseline` beside it, the loss of who does not look at the sequence; and `accuracy`, the
+    share of sequences of which every answer is right (a number: within 0.04).
 
     Args:
         input_size: D; this and the next two come from the data in a configuration file.
@@ -48,6 +49,8 @@ class SequenceModel(Task):
             orthogonal, each gate by itself; identity, for tanh and relu, with biases of zero.
         forget_bias: Of an LSTM's forget gate, the sum of torch's two biases; none: torch's. 1 keeps
             73 % of c from step to step, where torch's keep about a half.
+        penalties: On the recurrent weights, a list of name and weight: identity, spectral_radius,
+            spectral_norm, omega, jacobian and contraction, see `rnnkit.training.penalties`.
         backend: Of the layers: auto, native, triton or torch, see `rnnkit.LSTM`.
         optimizer: Makes the optimizer from the parameters.
         lr_scheduler: Makes the learning rate scheduler from the optimizer; none: constant rate.
@@ -78,8 +81,9 @@ class SequenceModel(Task):
         num_layers: int = 1,
         recurrent_init: RecurrentInit = "uniform",
         forget_bias: float | None = None,
+        penalties: list[Penalty] | None = None,
         backend: Literal["auto", "native", "triton", "torch"] = "auto",
-        optimizer: OptimizerCallable = lambda parameters: Adam(parameters, lr=1e-3),
+        optimizer: OptimizerCallable = lambda parameters: Adam(parameters, lr=2e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_scheduler_interval: Literal["epoch", "step"] = "epoch",
     ) -> None:
@@ -98,10 +102,12 @@ class SequenceModel(Task):
         options = {"nonlinearity": cell} if cell in ("tanh", "relu") else {}
         self.rnn = _LAYERS[cell](input_size, hidden_size, num_layers, backend=backend, **options)
         initialise(self.rnn, recurrent_init, forget_bias)
+        self.penalise(penalties, self.rnn)
         self.answer = nn.Linear(hidden_size, output_size)
         # Lightning's own mean over processes is wrong where they have different numbers of targets.
-        self.losses = nn.ModuleDict({stage: _mean() for stage in ("val", "test")})
-        self.accuracies = nn.ModuleDict({stage: _mean() for stage in ("val", "test")})
+        # Validation and test have the same two, one after the other.
+        self.mean_loss = MeanMetric(nan_strategy="disable")
+        self.accuracy = MeanMetric(nan_strategy="disable")
 
     def forward(self, input: Tensor) -> Tensor:
         """Answers about sequences: (T, B, K) where they are asked at every step, else (B, K).
@@ -134,7 +140,7 @@ class SequenceModel(Task):
 
     def validation_step(self, batch: Examples, batch_idx: int) -> None:
         """Score one batch."""
-        self._evaluate(batch, "val")
+        self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the validation, and what they would be for nothing learned."""
@@ -142,35 +148,31 @@ class SequenceModel(Task):
 
     def test_step(self, batch: Examples, batch_idx: int) -> None:
         """Score one batch."""
-        self._evaluate(batch, "test")
+        self._evaluate(batch)
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the test, and what they would be for nothing learned."""
         self._log_scores("test")
 
-    def _evaluate(self, batch: Examples, stage: str) -> None:
+    def _evaluate(self, batch: Examples) -> None:
         answers, asked = self(batch.input), _asked(batch.target)
-        self.losses[stage].update(self.errors(answers, batch.target)[asked])
+        self.mean_loss.update(self.errors(answers, batch.target)[asked])
         if batch.target.is_floating_point():
             right = (answers.squeeze(-1) - batch.target).abs() < RIGHT
         else:
             right = answers.argmax(-1) == batch.target
         right = right | ~asked
-        self.accuracies[stage].update((right.all(0) if self.every_step else right).float())
+        self.accuracy.update((right.all(0) if self.every_step else right).float())
 
     def _log_scores(self, stage: str) -> None:
         # Sums over all processes: the same on every one already, which sync_dist tells Lightning.
-        for name, metrics in (("loss", self.losses), ("accuracy", self.accuracies)):
-            value = metrics[stage].compute().float()
+        for name, metric in (("loss", self.mean_loss), ("accuracy", self.accuracy)):
+            value = metric.compute().float()
             self.log(f"{stage}/{name}", value, prog_bar=True, sync_dist=True)
-            metrics[stage].reset()
+            metric.reset()
         baselines = getattr(self.trainer.datamodule, "baselines", {})  # type: ignore[attr-defined]
         if stage in baselines:
             self.log(f"{stage}/baseline", baselines[stage], prog_bar=True, sync_dist=True)
-
-
-def _mean() -> MeanMetric:
-    return MeanMetric(nan_strategy="disable")
 
 
 def _asked(target: Tensor) -> Tensor:

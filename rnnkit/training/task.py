@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import Precision
-from torch import Tensor
+from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -24,6 +25,7 @@ from rnnkit.training.callbacks.percentile_clipping import percentile_clipping
 from rnnkit.training.class_names import name_of, note_other_name
 from rnnkit.training.learning_rate import learning_rate, set_learning_rate, watched_by
 from rnnkit.training.not_finite import weight_not_finite
+from rnnkit.training.penalties import Penalties, Penalty
 
 _NORMS_TOLD = 5  # how a norm grows shows in a few steps
 
@@ -71,6 +73,22 @@ class Task(LightningModule):
         self._accumulation = Accumulation(self._mean_over_processes)
         self._norms: list[tuple[int, Tensor]] = []  # steps, and their gradients' norms
         self._started = 0.0
+        self._penalties: Penalties | None = None
+
+    def penalise(self, penalties: list[Penalty] | None, module: nn.Module) -> None:
+        """Add penalties to the training loss of every batch, logged as `train/penalty_<name>`.
+
+        They are no part of `train/loss`, perplexities or scores. A penalty counts as much beside
+        the loss per target as its weight says, whatever number of batches a step accumulates.
+
+        Args:
+            penalties: As a configuration has them; None or empty: none.
+            module: Holds the recurrent layers that they are on.
+
+        Raises:
+            ValueError: See `Penalties`.
+        """
+        self._penalties = Penalties(penalties, module) if penalties else None
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that runs some forty times a step, each of them a search for
@@ -83,6 +101,8 @@ class Task(LightningModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Begin with a batch, and with a step where no other batch waits for its own."""
         self._evaluated = False
+        if self._penalties is not None:
+            self._penalties.begin()
         if batch_idx % self.trainer.accumulate_grad_batches == 0:
             self._accumulation.begin()
 
@@ -109,15 +129,18 @@ class Task(LightningModule):
             likelihood = summed if likelihood is None else likelihood
             noted = summed.detach(), likelihood.detach(), targets
             self._losses.append((self.global_step, *noted))
-            self._log_training()
         elif batches > 1:
             raise ValueError(
                 f"the optimizer evaluates the loss more than once a step, which "
                 f"trainer.accumulate_grad_batches {batches} cannot repeat: make it 1, and the "
                 "batches of the data larger instead"
             )
-        self._evaluated = True
         divisor = targets if divisor is None else divisor
+        if self._penalties is not None:
+            summed = summed + self._penalties(summed / divisor.clamp(min=1)) * divisor
+        if not self._evaluated:
+            self._log_training()
+        self._evaluated = True
         if batches == 1:
             return summed / self._mean_over_processes(divisor).to(summed.dtype)
         # The Trainer divides by the number of batches.
@@ -173,6 +196,8 @@ class Task(LightningModule):
             self.log("train/loss", loss.float(), prog_bar=not self.logs_perplexity)
             if self.logs_perplexity:
                 self.log("train/ppl", (totals[1] / totals[2]).exp().float(), prog_bar=True)
+            for name, value in (self._penalties.values if self._penalties else {}).items():
+                self.log(f"train/penalty_{name}", value)
         if due or every == 0:
             self._losses.clear()
 
@@ -235,13 +260,21 @@ class Task(LightningModule):
         """Forget what another run has noted, and refuse what would weigh the loss wrongly.
 
         Raises:
-            ValueError: A strategy accumulates gradients by itself.
+            ValueError: A strategy accumulates gradients by itself, or shares out weights with
+                penalties on them.
         """
         strategy, batches = self.trainer.strategy, self.trainer.accumulate_grad_batches
         if batches > 1 and strategy.handles_gradient_accumulation:
             raise ValueError(
                 f"trainer.accumulate_grad_batches {batches} with {type(strategy).__name__} would "
                 "weigh batches and not what is in them: make the batches of the data larger instead"
+            )
+        if self._penalties is not None and isinstance(
+            strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)
+        ):
+            raise ValueError(
+                f"penalties need whole recurrent weights, of which {type(strategy).__name__} gives "
+                "every process a part: use trainer.strategy ddp"
             )
         self._losses.clear()
         self._accumulation.begin()
@@ -250,6 +283,8 @@ class Task(LightningModule):
 
     def on_validation_start(self) -> None:
         """Refuse to score weights that are not finite: training says more of it than decoding."""
+        if self._penalties is not None:
+            self._penalties.end()
         if self.trainer.state.fn == "fit":
             stop_if_not_finite(self.trainer, self)
         else:

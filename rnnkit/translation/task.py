@@ -31,6 +31,8 @@ from rnnkit.nn.encoder_decoder import (
     DecoderState,
     Encoder,
 )
+from rnnkit.nn.initialisation import RecurrentInit, initialise
+from rnnkit.training.penalties import Penalty
 from rnnkit.training.task import Task, check_probabilities, check_sizes
 from rnnkit.translation.data import BEGIN, END, PADDING, UNKNOWN, Pairs
 from rnnkit.translation.scores import make_scores
@@ -62,6 +64,13 @@ class Translation(Task):
             `rnnkit.nn.Stack`.
         encoder_norm: Of what every one of them reads: layer, batch or none.
         decoder_layers: Of the decoder.
+        recurrent_init: How every weight_hh of both sides begins: uniform, as torch's; orthogonal,
+            each gate by itself; identity, with cell rnn only, and biases of zero.
+        forget_bias: Of an LSTM's forget gate, the sum of torch's two biases; none: torch's. 1 keeps
+            73 % of c from step to step, where torch's keep about a half.
+        penalties: On the encoder's recurrent weights, a list of name and weight: identity,
+            spectral_radius, spectral_norm, omega, jacobian and contraction, see
+            `rnnkit.training.penalties`.
         bidirectional: Whether the encoder reads in both directions.
         bridge: How the decoder starts: tanh, last or zero, see `rnnkit.nn.encoder_decoder.Bridge`.
         attention: additive (after the recurrence that is Luong's concat), general, dot or none: the
@@ -118,6 +127,9 @@ class Translation(Task):
         encoder_connection: ConnectionName = "plain",
         encoder_norm: NormName | None = None,
         decoder_layers: int = 1,
+        recurrent_init: RecurrentInit = "uniform",
+        forget_bias: float | None = None,
+        penalties: list[Penalty] | None = None,
         bidirectional: bool = True,
         bridge: BridgeName = "tanh",
         attention: AttentionName = "additive",
@@ -176,6 +188,9 @@ class Translation(Task):
             target_vocabulary_size, embedding_size, hidden_size, memory, decoder_layers, cell,
             attention, attention_inside, input_feeding, dropout, PADDING,
         )  # fmt: skip
+        for side in (self.encoder, self.decoder):
+            initialise(side, recurrent_init, forget_bias)
+        self.penalise(penalties, self.encoder)
         self.softmax = nn.Linear(embedding_size, target_vocabulary_size)
         for embedding in (self.encoder.embedding, self.decoder.embedding):
             # torch's own N(0, 1) would give tied logits of a standard deviation of √E.

@@ -39,5 +39,7 @@ def test_learned_weights_begin_as_a_sum_and_are_learned():
 
 
 def test_an_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="concat, sum, product or learned, got 'mean'"):
+    with pytest.raises(
+        ValueError, match="concat, sum, product, learned, learned_matrix, got 'mean'"
+    ):
         Directions("mean", 2)

@@ -75,7 +75,9 @@ def ratios(layer: Any) -> Tensor:
     loss = loss_of(torch.cat(outputs))
     flat = [part for state in nodes for part in state]
     gradients = torch.autograd.grad(loss, flat, create_graph=True, allow_unused=True)
-    gradients = tuple(torch.zeros_like(n) if g is None else g for g, n in zip(gradients, flat))
+    gradients = tuple(
+        torch.zeros_like(n) if g is None else g for g, n in zip(gradients, flat, strict=True)
+    )
     found = []
     for t in range(1, STEPS + 1):
         arrived = gradients[t * len(sizes) : (t + 1) * len(sizes)]
@@ -307,7 +309,7 @@ def test_what_is_out_of_bounds_is_told_with_both_numbers() -> None:
     with pytest.raises(RuntimeError, match="layer_norm"):
         omega(watched(normalised))
     assert omega(watched(normalised, graph=True)).isfinite()
+    with watch_states(layer) as noted:
+        layer(drawn())
     with pytest.raises(RuntimeError, match="no backward pass"):
-        with watch_states(layer) as noted:
-            layer(drawn())
         omega(noted[""][0])

@@ -509,7 +509,10 @@ def test_every_evaluation_counts_its_own_sentences_only(folder, capsys):
         ({"singleton_dropout": -0.1}, "singleton_dropout between 0 and 1, got -0.1"),
         ({"characters": "gru"}, "characters lstm, cnn or none, got 'gru'"),
         ({"output": "linear"}, "output crf or softmax, got 'linear'"),
-        ({"directions": "mean"}, "directions concat, sum, product or learned, got 'mean'"),
+        (
+            {"directions": "mean"},
+            "directions concat, sum, product, learned, learned_matrix, got 'mean'",
+        ),
         ({"tags": ["O", "X-PER"]}, "'X-PER' is no tag of BILOU"),
     ],
 )

@@ -13,6 +13,7 @@ from rnnkit.nn import Stack
 
 
 def share(connection: str, norm: str | None, depth: int, seed: int) -> float:
+    """What of a gradient gets from the output of the last layer to the input of the first."""
     torch.manual_seed(seed)
     stack = Stack(rnnkit.LSTM, 128, [128] * depth, connection, norm).double()
     x = torch.randn(35, 8, 128, dtype=torch.float64, requires_grad=True)

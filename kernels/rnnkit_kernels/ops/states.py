@@ -198,7 +198,7 @@ class LayerStates:
         names = kind.carried(zoneout is not None)
         of_hidden: list[Tensor] = []
         of_cell: list[Tensor] = []
-        d_hidden, d_cell = self._raw_gradient(1), self._gradients and self._gradients[2]
+        d_hidden, d_cell = self._of_states()
         for m in range(self.directions):
             own = member(m, weight_hr, cell_weights, h0, c0)
             shares = None if zoneout is None else zoneout[:, m]
@@ -230,7 +230,7 @@ class LayerStates:
         x, *weights, h0, c0, zoneout = inputs[:10]
         x = x.flatten(0, -2)
         rows = self._placement.rows
-        d_hidden, d_cell = self._raw_gradient(1), self._gradients and self._gradients[2]
+        d_hidden, d_cell = self._of_states()
         of_members = []
         for m, nodes in enumerate(self._nodes):
             start = (h0[m],) if c0 is None else (h0[m], c0[m])
@@ -263,6 +263,11 @@ class LayerStates:
 
     def _gradient(self, which: int) -> Tensor:
         return self._placement.padded(self._raw_gradient(which))
+
+    def _of_states(self) -> tuple[Tensor, Tensor | None]:
+        """∂L/∂h_t and ∂L/∂c_t in the operator's rows."""
+        has_cell = CELLS[self.cell].has_cell_state
+        return self._raw_gradient(1), self._raw_gradient(2) if has_cell else None
 
     def _raw_gradient(self, which: int) -> Tensor:
         if self._gradients is None:
@@ -458,7 +463,8 @@ class Watchers(list[LayerStates]):
 
     def __init__(self, outer: Watchers | None, graph: bool) -> None:
         super().__init__()
-        self.outer, self.graph = outer, graph or (outer is not None and outer.graph)
+        self.outer = outer
+        self.graph: bool = graph or (outer is not None and outer.graph)
 
     def append(self, states: LayerStates) -> None:
         """Tell all of them."""

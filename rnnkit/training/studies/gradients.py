@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from rnnkit.screen.atomic_file import atomic_write
 from rnnkit.training.command import TrainingCLI
 from rnnkit.training.studies.study import Member, Result, Study, logged, minutes_of
 
@@ -19,7 +18,7 @@ LEARNED = 0.01
 
 CHANCE = 1 / 6
 
-EPOCHS = {50: 30, 100: 30, 200: 40, 400: 30}
+EPOCHS = {50: 30, 100: 30, 200: 40, 400: 40}
 """The lengths, and how many epochs of 100 steps a run has at most."""
 
 _COLUMNS = ("train/loss", "train/grad_norm", "val/loss", "val/accuracy")

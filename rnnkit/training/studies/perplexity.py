@@ -66,7 +66,9 @@ class PerplexityStudy(Study[Perplexities]):
         checkpoint = read_checkpoint(best)
         model.load_state_dict(checkpoint["state_dict"])
         texts = {"train": data.train_tokens, "valid": data.valid_tokens, "test": data.test_tokens}
-        scores = {name: model.perplexity(data.evaluation_loader(text)) for name, text in texts.items()}
+        scores = {
+            name: model.perplexity(data.evaluation_loader(text)) for name, text in texts.items()
+        }
         rates = [float(row["lr"]) for row in self.curve(place) if row["lr"]]
         dropout = float(model.hparams["dropout"])
         words = f"dropout {dropout:g}" if dropout else "no dropout"
