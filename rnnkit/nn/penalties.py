@@ -67,7 +67,8 @@ def spectral_norm_penalty(layer: Recurrent) -> Tensor:
 
     σ bounds what one step does to a gradient, which ρ does not.
     """
-    return (torch.linalg.matrix_norm(recurrent_blocks(layer), 2) - 1).square().mean()
+    largest: Tensor = torch.linalg.matrix_norm(recurrent_blocks(layer), 2)
+    return (largest - 1).square().mean()
 
 
 def recurrent_blocks(layer: Recurrent, needs: str = "") -> Tensor:

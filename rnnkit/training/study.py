@@ -21,7 +21,7 @@ from rnnkit.training.runs import root_of
 from rnnkit.training.shipped import FOLDER
 from rnnkit.training.studies.gradients import GradientStudy
 from rnnkit.training.studies.perplexity import PerplexityStudy
-from rnnkit.training.studies.study import Member, Study, newest
+from rnnkit.training.studies.study import Member, Result, Study, newest
 
 _DESCRIPTION = """\
 rnnkit study gradients
@@ -97,7 +97,10 @@ def main(argv: list[str]) -> int:
                     _train(study, place, configs[name], name, seed, arguments.minutes, extra)
                 except FloatingPointError as error:
                     print(f"rnnkit study: {place.name} diverged: {error}", file=sys.stderr)
-                    diverged.append(place.name)
+                    if (result := study.diverged(place, study.members[name])) is None:
+                        diverged.append(place.name)
+                    else:
+                        _keep(place, replace(result, options=extra))
             _report(study, folder, report)
     print(visible(f"table and pictures: {report}"))
     if diverged:
@@ -148,7 +151,10 @@ def _train(
     if (last := newest(place, "last.ckpt")) is not None:
         print(f"going on from {last}", flush=True)
         arguments += ["--ckpt_path", str(last)]
-    result = replace(study.score(run(arguments), place, member), options=extra)
+    _keep(place, replace(study.score(run(arguments), place, member), options=extra))
+
+
+def _keep(place: Path, result: Result) -> None:
     with atomic_write(place / "result.json") as beside:
         beside.write_text(json.dumps(asdict(result), indent=1) + "\n")
 

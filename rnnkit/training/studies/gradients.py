@@ -9,7 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from rnnkit.screen.atomic_file import atomic_write
 from rnnkit.training.command import TrainingCLI
 from rnnkit.training.studies.study import Member, Result, Study, logged, minutes_of
 
@@ -65,17 +67,19 @@ class Learned(Result):
     Attributes:
         length: T.
         steps: Optimizer steps until the validation loss was below 0.01; None: it never was.
-        loss: The lowest validation loss.
+        loss: The lowest validation loss; None: it diverged before there was one.
+        diverged: Whether it ended with a loss of NaN or infinity.
     """
 
     length: int
     steps: int | None
-    loss: float
+    loss: float | None
+    diverged: bool = False
 
     @property
     def complete(self) -> bool:
-        """Whether it has learned, or had all its steps."""
-        return self.steps is not None or super().complete
+        """Whether it has learned, or diverged, or had all its steps."""
+        return self.steps is not None or self.diverged or super().complete
 
 
 class GradientStudy(Study[Learned]):
@@ -112,13 +116,29 @@ class GradientStudy(Study[Learned]):
         return Learned(
             name=place.name,
             title=member.title,
-            parameters=sum(parameter.numel() for parameter in done.model.parameters()),
             epochs=done.trainer.current_epoch,
             max_epochs=done.trainer.max_epochs or 0,
             minutes=round(minutes_of(done.trainer), 2),
             length=done.datamodule.length,
             steps=next((step for step, loss in found if loss < LEARNED), None),
             loss=min(loss for _, loss in found),
+        )
+
+    def diverged(self, place: Path, member: Member) -> Learned:
+        """That a run diverged is what it came to."""
+        losses = [float(row["val/loss"]) for row in self.curve(place)]
+        length = int(member.name.rpartition("_T")[2])
+        seconds = [float(row["train/seconds"]) for row in logged(place) if row["train/seconds"]]
+        return Learned(
+            name=place.name,
+            title=member.title,
+            epochs=len(losses),
+            max_epochs=EPOCHS[length],
+            minutes=round(max(seconds, default=0.0) / 60, 2),
+            length=length,
+            steps=None,
+            loss=min(losses, default=None),
+            diverged=True,
         )
 
     def curve(self, place: Path) -> list[dict[str, str]]:
@@ -154,7 +174,10 @@ class GradientStudy(Study[Learned]):
 
 def _text(result: Learned) -> str:
     """The steps to learn, or what the loss came to."""
-    return f"({result.loss:.3f})" if result.steps is None else f"{result.steps:,}"
+    lowest = "" if result.loss is None else f"({result.loss:.3f})"
+    if result.diverged:
+        return f"diverged {lowest}".rstrip()
+    return lowest if result.steps is None else f"{result.steps:,}"
 
 
 def _cells(results: list[Learned]) -> dict[str, dict[int, list[Learned]]]:
@@ -167,8 +190,81 @@ def _cells(results: list[Learned]) -> dict[str, dict[int, list[Learned]]]:
 
 
 def _draw_table(results: list[Learned], path: Path) -> None:
-    pass
+    """Models against lengths; the darker, the sooner it was learned."""
+    from matplotlib import colormaps  # slow to import
+    from matplotlib.figure import Figure
+
+    cells = _cells(results)
+    lengths = sorted({result.length for result in results})
+    figure = Figure(figsize=(3.2 + 1.1 * len(lengths), 1.4 + 0.34 * len(cells)), dpi=150)
+    axes = figure.subplots()
+    most = max(EPOCHS.values()) * 100
+    colours = colormaps["Greens"]
+    for row, of_length in enumerate(cells.values()):
+        for column, length in enumerate(lengths):
+            found = of_length.get(length, [])
+            steps = [each.steps for each in found if each.steps is not None]
+            share = 1 - min(steps) / most if steps else 0.0
+            face = colours(0.25 + 0.6 * share) if steps else "0.94"
+            axes.add_patch(_square(column, row, face))
+            ink = "white" if share > 0.6 else "0.1" if steps else "0.5"
+            text = "\n".join(map(_text, found)).replace(" (", "\n(")
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
+    axes.set_xlim(-0.5, len(lengths) - 0.5)
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.set_xticks(range(len(lengths)), [f"T = {length}" for length in lengths])
+    axes.set_yticks(range(len(cells)), list(cells))
+    axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    figure.suptitle("The adding problem: who learns it, after how many steps", fontsize=10)
+    figure.supxlabel(
+        f"optimizer steps until the validation loss is below {LEARNED:g};\nin brackets, where it "
+        f"never was: the lowest loss (always answering 1: {CHANCE:.3f})",
+        fontsize=7.5,
+        color="0.35",
+    )
+    figure.tight_layout()
+    with atomic_write(path) as beside:
+        figure.savefig(beside)
+
+
+def _square(column: int, row: int, face: Any) -> Any:
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, facecolor=face, linewidth=0)
 
 
 def _draw_curves(results: list[Learned], curves: list[list[dict[str, str]]], path: Path) -> None:
-    pass
+    """The validation losses at each length, a line a run."""
+    from matplotlib import colormaps  # slow to import
+    from matplotlib.figure import Figure
+
+    lengths = sorted({result.length for result in results})
+    titles = list(_cells(results))
+    figure = Figure(figsize=(3.1 * len(lengths) + 1.8, 3.6), dpi=150, layout="constrained")
+    panels = figure.subplots(1, len(lengths), sharey=True, squeeze=False)[0]
+    colours = colormaps["tab20"]
+    for panel, length in zip(panels, lengths, strict=True):
+        for result, rows in zip(results, curves, strict=True):
+            if result.length == length and rows:
+                number = titles.index(result.title)
+                points = [(int(row["step"]), float(row["val/loss"])) for row in rows]
+                colour = colours((2 * number) % 20 + number // 10)
+                panel.plot(*zip(*points, strict=True), color=colour, linewidth=1.2)
+        panel.axhline(CHANCE, color="0.4", linewidth=0.8, linestyle="--", zorder=0)
+        panel.axhline(LEARNED, color="0.4", linewidth=0.8, linestyle=":", zorder=0)
+        panel.set_title(f"T = {length}", fontsize=10)
+        panel.set_xlabel("step")
+        panel.set_yscale("log")
+        panel.set_ylim(1e-3, 1.0)
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("validation loss")
+    lines = [
+        panels[0].plot([], [], color=colours((2 * number) % 20 + number // 10))[0]
+        for number in range(len(titles))
+    ]
+    figure.legend(lines, titles, loc="outside right center", frameon=False, fontsize=7.5)
+    with atomic_write(path) as beside:
+        figure.savefig(beside)

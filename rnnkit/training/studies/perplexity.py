@@ -26,6 +26,7 @@ class Perplexities(Result):
     """What a language model came to; its title tells cell, dropout and learning rate.
 
     Attributes:
+        parameters: Their number.
         dropout: Probability.
         best_epoch: The one with the lowest validation perplexity, counted from 1.
         train: Perplexity of the whole training text with the weights of the best epoch.
@@ -34,6 +35,7 @@ class Perplexities(Result):
         checkpoint: Where those weights are.
     """
 
+    parameters: int
     dropout: float
     best_epoch: int
     train: float
@@ -134,8 +136,8 @@ class PerplexityStudy(Study[Perplexities]):
         for result in results:
             lines.append(
                 f"| {result.name}: {result.title} | {result.parameters:,} | {result.best_epoch} | "
-                f"{result.epochs} of {result.max_epochs} | {result.train:.1f} | {result.valid:.1f} | "
-                f"{result.test:.1f} | {result.minutes:.0f} |"
+                f"{result.epochs} of {result.max_epochs} | {result.train:.1f} | "
+                f"{result.valid:.1f} | {result.test:.1f} | {result.minutes:.0f} |"
             )
         return lines
 

@@ -40,7 +40,6 @@ class Result:
     Attributes:
         name: Of the member, with its seed.
         title: What was trained, in words.
-        parameters: Their number.
         epochs: Epochs that were trained.
         max_epochs: Epochs of the configuration.
         minutes: Spent in training and validation.
@@ -49,7 +48,6 @@ class Result:
 
     name: str
     title: str
-    parameters: int
     epochs: int
     max_epochs: int
     minutes: float
@@ -93,6 +91,10 @@ class Study(ABC, Generic[ResultType]):
             member: Which one it is.
         """
 
+    def diverged(self, place: Path, member: Member) -> ResultType | None:
+        """What a run came to whose loss became NaN or infinite; None: it has no result."""
+        return None
+
     @abstractmethod
     def curve(self, place: Path) -> list[dict[str, str]]:
         """The curve of a run, from the metrics of all its parts: rows with the same names."""
@@ -128,7 +130,7 @@ class Study(ABC, Generic[ResultType]):
                 atomic_write(to / f"{result.name}.csv") as beside,
                 beside.open("w", newline="") as file,
             ):
-                writer = csv.DictWriter(file, list(rows[0]))
+                writer = csv.DictWriter(file, list(rows[0]) if rows else [])
                 writer.writeheader()
                 writer.writerows(rows)
         self.draw(results, curves, to)
