@@ -9,7 +9,9 @@ from typing import Any
 from torch import nn
 
 from rnnkit.nn.base import Recurrent
-from rnnkit_kernels.functional import LayerStates, watched_states
+from rnnkit_kernels.functional import LayerStates, differentiate, watched_states
+
+__all__ = ["LayerStates", "differentiate", "watch_states"]
 
 
 @contextmanager

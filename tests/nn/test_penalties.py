@@ -22,8 +22,7 @@ from rnnkit.nn.penalties import (
     spectral_norm_penalty,
     spectral_radius_penalty,
 )
-from rnnkit.nn.states import watch_states
-from rnnkit_kernels.functional import LayerStates, differentiate
+from rnnkit.nn.states import LayerStates, differentiate, watch_states
 
 STEPS, BATCH, FEATURES, HIDDEN = 7, 3, 2, 4
 LAYERS: dict[str, Callable[[], Any]] = {

@@ -27,7 +27,7 @@ def test_every_problem_has_batches_of_its_sizes(problem):
         assert batch.target.shape[-1] == 6
         assert batch.target.ndim == 1 + data.every_step
     valid, test = batches(data.val_dataloader()), batches(data.test_dataloader())
-    assert [batch.input.shape[1] for batch in valid] == [4, 4, 2]
+    assert sorted(batch.input.shape[1] for batch in valid) == [3, 3, 4]
     assert len(test[0].input) > len(valid[0].input)
     assert set(data.baselines) == {"val", "test"}
     assert problem in str(data)

@@ -32,6 +32,12 @@ TASKS = {
         *("--trainer.limit_val_batches", "2", "--data.init_args.eval_batch_size", "15"),
         *("--data.init_args.batch_tokens", "301"),
     ],
+    "sequences/adding": [
+        *("--trainer.max_steps", "8", "--trainer.val_check_interval", "4"),
+        *("--trainer.limit_val_batches", "2", "--data.init_args.eval_batch_size", "15"),
+        *("--data.init_args.length", "20", "--data.init_args.batch_size", "33"),
+        *("--model.init_args.penalties", "[{name: identity, weight: 3.0}]"),
+    ],
     "tagging/announcements": [
         *("--trainer.max_steps", "8", "--trainer.val_check_interval", "4"),
         *("--trainer.limit_val_batches", "2", "--data.init_args.eval_batch_size", "15"),

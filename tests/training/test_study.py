@@ -11,7 +11,10 @@ import torch
 from lightning.pytorch import Callback
 
 from rnnkit.cli import main
-from rnnkit.training.study import STUDIES, Member, curve, table
+from rnnkit.training.studies.gradients import GradientStudy, Learned
+from rnnkit.training.studies.perplexity import PerplexityStudy
+from rnnkit.training.studies.study import Member
+from rnnkit.training.study import STUDIES
 
 pytestmark = pytest.mark.training
 
@@ -43,8 +46,8 @@ trainer:
 def study(tmp_path, monkeypatch):
     """A study of two runs on a tiny corpus, in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    members = (Member("plain", "LSTM", "plain"), Member("dropped", "LSTM", "dropped"))
-    monkeypatch.setitem(STUDIES, "ptb-small", members)
+    members = [Member("plain", "LSTM", "plain"), Member("dropped", "LSTM", "dropped")]
+    monkeypatch.setitem(STUDIES, "ptb-small", PerplexityStudy(members))
     generator = torch.Generator().manual_seed(0)
     (tmp_path / "corpus").mkdir()
     for name, count in (("train", 900), ("valid", 200), ("test", 210)):
@@ -55,6 +58,10 @@ def study(tmp_path, monkeypatch):
         text = CONFIG.replace("CORPUS", str(tmp_path / "corpus")).replace("DROPOUT", dropout)
         (tmp_path / "configs" / f"{name}.yaml").write_text(text)
     return tmp_path
+
+
+def curve(place):
+    return STUDIES["ptb-small"].curve(place)
 
 
 def run(*arguments):
@@ -223,4 +230,55 @@ def test_what_there_is_not_is_told(study, capsys):
 
 
 def test_a_table_without_results_has_a_head_alone():
-    assert len(table([])) == 2
+    assert len(STUDIES["ptb-small"].table([])) == 2
+
+
+SHORT = ("--data.steps_per_epoch", "2", "--data.eval_examples", "8", "--trainer.max_epochs", "2")
+
+
+def test_the_gradient_study_tells_who_learns_at_which_length(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    runs = ("gru_T50", "tanh_T50", "gru_T100")
+    assert main(["study", "gradients", "--runs", *runs, "--report", "report", "--", *SHORT]) == 0
+    report = tmp_path / "report"
+    for name in ("learned.png", "curves.png"):
+        assert (report / name).stat().st_size > 10_000
+    with (report / "gru_T50_seed0.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["2", "4"]
+    losses = [float(row["val/loss"]) for row in rows]
+    assert f"| GRU | ({min(losses):.3f}) |" in (report / "table.md").read_text()
+    found = json.loads((report / "results.json").read_text())["runs"]
+    of_gru = next(each for each in found if each["name"] == "gru_T50_seed0")
+    assert (of_gru["length"], of_gru["steps"]) == (50, None)
+    assert of_gru["loss"] == pytest.approx(min(losses))
+    assert "| model | T = 50 | T = 100 |" in capsys.readouterr().out
+    # What is there is not trained again.
+    assert main(["study", "gradients", "--runs", *runs, "--report", "report", "--", *SHORT]) == 0
+    assert "==" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_that_a_run_diverges_is_a_result_of_the_gradient_study(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    infinite = ("--model.optimizer.init_args.lr", ".inf", "--trainer.log_every_n_steps", "1")
+    assert main(["study", "gradients", "--runs", "gru_T50", "--", *SHORT, *infinite]) == 0
+    captured = capsys.readouterr()
+    assert "gru_T50_seed0 diverged: the loss became nan" in captured.err
+    assert "| GRU | diverged |" in captured.out
+
+
+def test_steps_to_learn_are_those_of_the_first_validation_below_the_mark():
+    study = GradientStudy()
+    common = {"epochs": 1, "max_epochs": 1, "minutes": 0.0, "length": 50}
+    results = [
+        Learned(name="a", title="tanh", steps=None, loss=0.166, **common),
+        Learned(name="b", title="GRU", steps=1200, loss=0.005, **common),
+        Learned(name="c", title="GRU", steps=900, loss=0.004, **common),
+        Learned(name="d", title="LSTM", steps=None, loss=0.2, diverged=True, **common),
+    ]
+    assert study.table(results)[2:] == [
+        "| GRU | 1,200, 900 |",
+        "| LSTM | diverged (0.200) |",
+        "| tanh | (0.166) |",
+    ]

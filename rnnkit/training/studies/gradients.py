@@ -32,7 +32,7 @@ def _model(**options: str) -> tuple[str, ...]:
     )
 
 
-def _penalty(penalty: str, weight: float) -> tuple[str, ...]:
+def _penalty(penalty: str, weight: int) -> tuple[str, ...]:
     return _model(cell="tanh", penalties=f"[{{name: {penalty}, weight: {weight}}}]")
 
 
@@ -56,6 +56,12 @@ MODELS = {
     "tanh_orthogonal": ("tanh, orthogonal", _model(cell="tanh", recurrent_init="orthogonal")),
     "tanh_identity": ("tanh, identity", _model(cell="tanh", recurrent_init="identity")),
     "relu_identity": ("ReLU, identity", _model(cell="relu", recurrent_init="identity")),
+    "tanh_to_identity": ("tanh, penalty identity", _penalty("identity", 10)),
+    "tanh_radius": ("tanh, penalty spectral radius", _penalty("spectral_radius", 1)),
+    "tanh_norm": ("tanh, penalty spectral norm", _penalty("spectral_norm", 1)),
+    "tanh_omega": ("tanh, penalty omega", _penalty("omega", 1)),
+    "tanh_jacobian": ("tanh, penalty jacobian", _penalty("jacobian", 1)),
+    "tanh_contraction": ("tanh, penalty contraction", _penalty("contraction", 1)),
 }
 """What is compared: names, titles and options. Where nothing is said the norm is clipped at 1."""
 
