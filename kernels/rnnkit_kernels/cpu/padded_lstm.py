@@ -3,7 +3,7 @@
 torch runs packed sequences step by step; dense ones it hands to oneDNN, which is faster by more
 than the padding costs, and takes more memory. So the padding runs along, and must change nothing:
 one more input feature is 1 on padding, and its weights shut the input gate and open the forget gate
-there. As torch's dense layers on a CPU, this can't be differentiated twice.
+there.
 
     i = σ(−10⁴ + …) = 0        f = σ(10⁴ + …) = 1        c_t = f ⊙ c_{t−1} + i ⊙ g = c_{t−1}
 

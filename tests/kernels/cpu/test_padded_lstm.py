@@ -182,3 +182,18 @@ def test_dropout_acts_between_layers_in_training_alone() -> None:
     zeros = torch.zeros(STEPS, BATCH, HIDDEN)
     expected = run(second, zeros, tuple(value[1:] for value in state), LENGTHS[0])
     torch.testing.assert_close(dropped[0], expected[0])
+
+
+@pytest.mark.parametrize("lengths", LENGTHS)
+def test_it_may_be_differentiated_twice(lengths: list[int]) -> None:
+    """By torch's own second derivative, which is that of every sequence alone in float64."""
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        layer, x, state = setup()
+        layer, x = layer.to(dtype), x.to(dtype).requires_grad_()
+        state = tuple(value.to(dtype) for value in state)
+        output = run(layer, x, state, lengths)[0]
+        (gradient,) = torch.autograd.grad(output.square().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), [x, *layer.parameters()]))
+    for ours, exact in zip(*found, strict=True):
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-4, atol=1e-5)

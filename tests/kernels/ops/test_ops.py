@@ -7,7 +7,7 @@ from torch import Tensor
 from rnnkit_kernels.cells import CELLS
 from rnnkit_kernels.ops.recurrence import recurrence
 from rnnkit_kernels.ops.recurrence_backward import recurrence_backward
-from tests.kernels.layers import Layer, random_layer
+from tests.kernels.layers import Layer, assert_as_exact, random_layer
 
 TESTS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_static")
 
@@ -97,6 +97,30 @@ def test_projected_lstm_is_differentiable_twice(mode: str) -> None:
 
     torch.autograd.gradcheck(run, leaves, fast_mode=True)
     torch.autograd.gradgradcheck(run, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("mode", ["launch", "resident"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before", "rnn_tanh"])
+def test_second_gradients_of_the_triton_kernels_are_as_exact_as_a_plain_loop(
+    cell: str, mode: str
+) -> None:
+    """In float32, where gradgradcheck sees nothing: ∂(Σ g²) of the gradient g of the input."""
+
+    def second(mode: str, dtype: torch.dtype) -> list[Tensor]:
+        layer = random_layer(cell, hidden=16, features=4).to(dtype)
+        layer.inputs = [
+            None if t is None else t.detach().requires_grad_(t.is_floating_point())
+            for t in layer.inputs
+        ]
+        leaves = [t for t in layer.inputs if t is not None]
+        y = recurrence(*arguments(layer, mode))[0]
+        (gradient,) = torch.autograd.grad(y.square().sum(), leaves[:1], create_graph=True)
+        found = torch.autograd.grad(gradient.square().sum(), leaves, allow_unused=True)
+        return [each for each in found if each is not None]
+
+    exact, plain = second("eager", torch.float64), second("eager", torch.float32)
+    assert len(exact) >= 6
+    assert_as_exact(second(mode, torch.float32), plain, exact, torch.float32)
 
 
 def test_nothing_is_saved_without_a_backward_pass() -> None:
