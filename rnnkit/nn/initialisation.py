@@ -65,6 +65,11 @@ def initialise(
             raise ValueError(
                 f"a forget bias of {forget_bias:g} is for LSTMs, {name} has no {lacks}"
             )
+        if "parametrizations" in each._modules:
+            raise ValueError(
+                f"{name} has parametrised weights, which are made anew at every call: initialise "
+                "it first, and parametrise it then"
+            )
         if recurrent != "uniform":
             _set_weights(each, recurrent, gain)
         if isinstance(each, LSTM) and forget_bias is not None:

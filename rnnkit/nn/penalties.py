@@ -86,11 +86,10 @@ def recurrent_blocks(layer: Recurrent, needs: str = "") -> Tensor:
             f"{needs} needs square blocks of weight_hh; with a projection they are "
             f"{layer.hidden_size} x {layer.proj_size}"
         )
-    found: list[Tensor] = [
-        block
-        for name, weight in layer.named_parameters(recurse=False)
-        if name.startswith("weight_hh")
-        for block in torch.split(weight, layer.hidden_size)
+    # By their names and not as parameters: a parametrised weight is none.
+    names = [name for name in layer._weight_names if name.startswith("weight_hh")]
+    found = [
+        block for name in names for block in torch.split(getattr(layer, name), layer.hidden_size)
     ]
     blocks = torch.stack(found)
     return blocks if blocks.dtype == torch.float64 else blocks.float()
