@@ -21,6 +21,7 @@ The other cells do the same to their two products, and those with a c to the c t
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -300,6 +301,7 @@ def layer(
         steps = [(t * rows.batch, rows.batch) for t in range(rows.steps)]
     else:
         inside, steps = None, rows.to_host()
+    entering = apart(x_gates, steps)
     state: State = (h0,) if c0 is None else (h0, c0)
     outputs = []
     order = range(rows.steps)
@@ -310,7 +312,7 @@ def layer(
             state = chosen(state, anew[0][boundary], anew[1])
         before = tuple(value[:count] for value in state)
         now = slice(first, first + count)
-        new = STEPS[cell](x_gates[now], before, weight_hh, bias_hh, vectors, norm_hh)
+        new = STEPS[cell](entering[t], before, weight_hh, bias_hh, vectors, norm_hh)
         if weight_hr is not None:
             new = (linear(new[0], weight_hr), *new[1:])
         if zoneout is not None:
@@ -332,6 +334,21 @@ def layer(
         )
     y = torch.cat(outputs[::-1] if reverse else outputs)
     return y.view(*x.shape[:-1], h0.shape[-1]), state[0], state[1] if len(state) > 1 else None
+
+
+def apart(rows: Tensor, steps: Sequence[tuple[int, int]]) -> Sequence[Tensor]:
+    """The rows of every step: views whose derivatives write each row once, where that can be.
+
+    A slice's derivative is as many zeros as there are rows, for every step.
+
+    Args:
+        rows: (N, ·).
+        steps: (first row, number of rows) of each.
+    """
+    if any(first + count != after for (first, count), (after, _) in pairwise(steps)):
+        return [rows[first : first + count] for first, count in steps]
+    counts = [count for _, count in steps]
+    return torch.split(rows[: sum(counts)], counts)
 
 
 def chosen(state: State, where: Tensor, other: State | None) -> State:

@@ -165,13 +165,11 @@ class Penalties:
         if self._graph:
             differentiate(loss, [entry for _, entry in entries])
         elif any(each["name"] == "omega" for each in self.penalties):
-            weights = [
-                weight
-                for layer in self._layers
-                for weight in layer.parameters()
-                if weight.requires_grad
-            ]
-            torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+            outputs = [entry.output for _, entry in entries if entry.output is not None]
+            torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
+        for _, entry in entries:
+            if entry.watchers == 1:
+                entry.settle()
         return entries
 
     def _value(self, penalty: Penalty, entries: list[tuple[Recurrent, LayerStates]]) -> Tensor:

@@ -82,7 +82,9 @@ class LayerStates:
         layer: 0 for the first of a call.
         engine: what ran it.
         inputs: the tensors that the layer took, in the order of `rnnkit::recurrence`.
-        weight_hh: R of every direction, (M, G·H, P), the one that is not detached.
+        weight_hh: R of every direction, (M, G·H, P); this and `output` are not detached.
+        output: y as the engine gave it, through which every gradient comes; None before it has.
+        watchers: how many watch this call.
     """
 
     def __init__(
@@ -97,9 +99,11 @@ class LayerStates:
         self.cell, self.layer, self.engine = cell, layer, engine
         self._live = inputs if graph else None
         self._nodes: list[list[tuple[slice, tuple[Tensor, ...]]]] = []
-        self._output: Tensor | None = None
         self._norms: Any = None
         self.weight_hh: Tensor = inputs[2]
+        self.output: Tensor | None = None
+        self.watchers = 0
+        self._settled = False
         self.inputs: tuple[Any, ...] = tuple(None if t is None else t.detach() for t in inputs)
         self._placement = placement
         self._y: Tensor | None = None
@@ -282,9 +286,14 @@ class LayerStates:
     def ran(self, y: Tensor, saved: Tensor | None, states: Tensor) -> None:
         """Note what a forward pass kept, as `rnnkit::recurrence` returns it."""
         members, _, width = self.inputs[7].shape
+        self.output = y
         self._y = y.detach().reshape(-1, members, width)
         self._saved = None if saved is None else saved.detach()
         self._states = states.detach()
+
+    def settle(self) -> None:
+        """Keep the gradients that are known: no later backward pass notes its own."""
+        self._settled = True
 
     def room(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Zeros for the gradients of y, h and c of every step, which are then known."""
@@ -345,6 +354,7 @@ class LayerStates:
             steps: of each direction the rows and the state of every step, as nodes of the graph.
             norms: what normalises, as the definition took it.
         """
+        self.output = y
         self._norms = norms
         members, _, width = self.inputs[7].shape
         self._y = y.detach().reshape(-1, members, width)
@@ -360,7 +370,7 @@ class LayerStates:
                         node: Any = value
                         node.register_hook(partial(self._hear, which + 1, now, m))
         if self._live is not None:
-            self._nodes, self._output = steps, y
+            self._nodes = steps
         elif y.requires_grad:
             output: Any = y
             output.register_hook(self._hear_output)
@@ -374,8 +384,8 @@ class LayerStates:
         if self._live is None:
             raise RuntimeError("the layer was not watched with graph=True")
         states = [value for steps in self._nodes for _, state in steps for value in state]
-        assert self._output is not None
-        return [*states, self._output]
+        assert self.output is not None
+        return [*states, self.output]
 
     def note(self, gradients: list[Tensor | None]) -> None:
         """Note the gradients of `nodes`, whatever graph they hang on."""
@@ -391,8 +401,8 @@ class LayerStates:
             states = range(len(steps[0][1]))
             of_members.append([_in_rows(gathered, which, size) for which in states])
         parts = [torch.stack(part, 1) for part in zip(*of_members, strict=True)]
-        assert self._output is not None
-        output = _zero_for(of_output, self._output).reshape(parts[0].shape)
+        assert self.output is not None
+        output = _zero_for(of_output, self.output).reshape(parts[0].shape)
         self._gradients = output, parts[0], parts[1] if parts[1:] else None
 
     def _hear_output(self, gradient: Tensor) -> None:
@@ -410,6 +420,8 @@ def _in_rows(steps: list[tuple[slice, tuple[Tensor, ...]]], which: int, size: in
     """One part of the states of all steps, (size, ·), zero in rows of no step."""
     ordered = sorted(steps, key=lambda step: step[0].start)
     value = torch.cat([state[which] for _, state in ordered])
+    if len(value) == size:
+        return value
     return torch.cat([value, value.new_zeros(size - len(value), value.shape[1])])
 
 
@@ -449,7 +461,8 @@ class _Watch(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
         dy, dh_n, *of_cell = gradients
-        ctx.states.differentiate(dy, dh_n, of_cell[0] if of_cell else None)
+        if not ctx.states._settled:
+            ctx.states.differentiate(dy, dh_n, of_cell[0] if of_cell else None)
         return None, *gradients
 
 
@@ -469,6 +482,7 @@ class Watchers(list[LayerStates]):
     def append(self, states: LayerStates) -> None:
         """Tell all of them."""
         super().append(states)
+        states.watchers += 1
         if self.outer is not None:
             self.outer.append(states)
 
