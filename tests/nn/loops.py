@@ -75,6 +75,8 @@ def step(layer: Any, x: Tensor, states: list[Tensor], weights: Weights) -> list[
         new = list(lstm(layer, x, *states, weights))
     else:
         new = [(gru if type(layer).__name__ == "GRU" else rnn)(layer, x, *states, weights)]
+        if layer.residual:
+            new = [new[0] + states[0]]
     shares = layer.zoneout if isinstance(layer.zoneout, tuple) else [layer.zoneout] * len(new)
     return [s * a + (1 - s) * b for s, a, b in zip(shares, states, new, strict=True)]
 
