@@ -69,6 +69,7 @@ class SequenceModel(Task):
         "input_size", "output_size", "every_step", "cell", "hidden_size", "num_layers",
     )  # fmt: skip
     logs_perplexity = False
+    target_name = "answers"
     plateaus = {"min": "val/loss", "max": "val/accuracy"}  # noqa: RUF012
 
     def __init__(

@@ -53,6 +53,9 @@ class Task(LightningModule):
     plateaus: Mapping[str, str] = {"min": "val/ppl"}
     """The score that torch's ReduceLROnPlateau watches in each of its modes."""
 
+    target_name: ClassVar[str] = "tokens"
+    """What the progress bar calls targets."""
+
     equal_batches: ClassVar[bool] = False
     """Whether every process has as many targets in a batch as the others."""
 

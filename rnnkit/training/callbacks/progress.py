@@ -21,7 +21,8 @@ class TrainingProgress(ProgressBar):
     """One bar for the whole run: time left, tokens per second, loss, perplexity, gradient's norm.
 
     After each validation a line with its scores stays on the screen. Where the output is no
-    terminal there is no bar, only these lines. A batch's tokens are the elements of its `target`.
+    terminal there is no bar, only these lines. A batch's tokens are the elements of its `target`;
+    a task with `target_name` calls them otherwise.
 
     Args:
         console: Where to draw; none: standard output.
@@ -40,6 +41,7 @@ class TrainingProgress(ProgressBar):
         self._interval_started = 0.0
         self._interval_tokens = 0
         self._epoch_speed = ""
+        self._tokens = "tokens"
 
     def disable(self) -> None:
         """Draw nothing from now on."""
@@ -56,6 +58,7 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what is trained where, and open the bar."""
         self._started, self._first_step = time.perf_counter(), trainer.global_step
+        self._tokens = getattr(pl_module, "target_name", "tokens")
         steps, folder = trainer.estimated_stepping_batches, trainer.log_dir  # on every process
         self._open(steps)
         if self._enabled:
@@ -187,7 +190,7 @@ class TrainingProgress(ProgressBar):
 
     def _speed(self) -> str:
         seconds = max(time.perf_counter() - self._interval_started, 1e-9)
-        return f"{self._interval_tokens / seconds:,.0f} tokens/s"
+        return f"{self._interval_tokens / seconds:,.0f} {self._tokens}/s"
 
 
 def _clock(seconds: float) -> str:
