@@ -1,10 +1,12 @@
-"""Word vectors from text files, as GloVe and word2vec write them.
+"""Word vectors from files, as GloVe and word2vec write them.
 
 A line holds a word and its D numbers. Word2vec's files begin with a line `N D`, GloVe's do not:
 
     2 3
     the 0.418 0.2497 -0.4124
     of 0.7085 0.5709 -0.4716
+
+Word2vec's binary files are recognised by what follows such a line, see `word2vec_format`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from rnnkit.data.encodings import reason, wide_encoding
 from rnnkit.data.files import readable
 from rnnkit.data.packing import refuse_packed, unpacked
 from rnnkit.data.registry import DataError
+from rnnkit.data.word2vec_format import read_binary
 from rnnkit.screen.terminal import visible
 
 # Smaller files are read in a second or two.
@@ -54,12 +57,12 @@ class _Width(NamedTuple):
 def read_vectors(
     path: str | Path, keep: Container[str] | None = None, limit: int | None = None
 ) -> tuple[list[str], Tensor]:
-    r"""Read word vectors from a text file, line by line.
+    r"""Read word vectors from a file of GloVe's or word2vec's, in text or binary.
 
     Only the vectors that are kept take memory, and only their numbers are looked at. Of several
     vectors of one word the first is kept. GloVe's largest file has words that hold blanks
     (`. . .`): the last D columns of a line are its numbers. For a large file a progress bar is
-    drawn on stderr, if that is a terminal.
+    drawn on stderr, if that is a terminal and the file is text.
 
     Args:
         path: The file, in UTF-8; plain or packed by gzip, bzip2 or xz.
@@ -71,9 +74,9 @@ def read_vectors(
         The words that were found, in the file's order, and their vectors, (N, D), float32.
 
     Raises:
-        DataError: The file cannot be read, is no text or holds no vector; or a line has another
-            number of columns than the first, or something else than a finite number; or there
-            are not as many vectors as the first line says.
+        DataError: The file cannot be read, has neither format or holds no vector; or a line has
+            another number of columns than the first, or something else than a finite number; or
+            there are not as many vectors as the first line says.
         ValueError: `limit` is below 1.
 
     Example:
@@ -95,6 +98,9 @@ def _read(
     sample = file.read(_SAMPLE_BYTES)
     refuse_packed(sample, str(path))
     if _BINARY.search(sample):
+        if _HEADER.fullmatch(sample.split(b"\n")[0]):
+            file.seek(0)
+            return read_binary(path, file, keep, limit)
         raise _binary(path, sample)
     if b"\r" in sample[:-1] and b"\n" not in sample:
         raise DataError(f"the lines of {path} end in CR alone: convert it with `tr '\\r' '\\n'`")
@@ -216,12 +222,6 @@ def _no_number(path: Path, line_number: int, column: bytes) -> DataError:
 
 
 def _binary(path: Path, sample: bytes) -> DataError:
-    if _HEADER.fullmatch(sample.split(b"\n")[0]):
-        return DataError(
-            f"{path} is in word2vec's binary format, and text is expected: convert it with "
-            f"gensim.models.KeyedVectors.load_word2vec_format({str(path)!r}, binary=True)"
-            f".save_word2vec_format({path.stem + '.txt'!r})"
-        )
     if encoding := wide_encoding(sample):
         return DataError(
             f"{path} looks like {encoding}, and UTF-8 is expected: convert it with `iconv -f "

@@ -176,17 +176,19 @@ def test_bytes_that_are_no_utf8_are_told_with_file_and_line(tmp_path: Path) -> N
         read_vectors(path)
 
 
-def test_word2vecs_binary_format_is_recognised(tmp_path: Path) -> None:
-    content = b"2 3\n" + b"".join(
-        word + b" " + struct.pack("<3f", *row) + b"\n"
-        for word, row in ((b"the", (0.1, -0.2, 1.0)), (b"of", (2.0, 3.0, 4.0)))
-    )
-    (tmp_path / "news.bin").write_bytes(content)
-    (tmp_path / "news.bin.gz").write_bytes(gzip.compress(content))
-    for name, stem in (("news.bin", "news"), ("news.bin.gz", r"news\.bin")):
-        convert = rf"load_word2vec_format\('.*{name}', binary=True\)\.save_.*\('{stem}\.txt'\)"
-        with pytest.raises(DataError, match=rf"{name} is in word2vec's binary format.*{convert}"):
-            read_vectors(tmp_path / name)
+def test_word2vecs_binary_format_is_read(tmp_path: Path) -> None:
+    rows = [[0.1, -0.2, 1.0], [2.0, 3.0, 4.0]]
+    for end in (b"\n", b""):  # word2vec.c's and gensim's
+        content = b"2 3\n" + b"".join(
+            word + b" " + struct.pack("<3f", *row) + end
+            for word, row in zip((b"the", b"of"), rows, strict=True)
+        )
+        (tmp_path / "news.bin").write_bytes(content)
+        (tmp_path / "news.bin.gz").write_bytes(gzip.compress(content))
+        for name in ("news.bin", "news.bin.gz"):
+            assert_vectors(read_vectors(tmp_path / name), ["the", "of"], rows)
+            assert_vectors(read_vectors(tmp_path / name, {"of"}), ["of"], rows[1:])
+            assert_vectors(read_vectors(tmp_path / name, limit=1), ["the"], rows[:1])
 
 
 def test_other_binary_files_are_refused(tmp_path: Path) -> None:
