@@ -32,6 +32,7 @@ commands:
   plot       draw the curves of several runs in one picture: rnnkit plot runs/...
   translate  translate lines with a checkpoint: rnnkit translate --ckpt ... < in > out
   tag        find entities in lines, or label words: rnnkit tag --ckpt ... < in
+  words      neighbours, analogies and scores of word vectors: rnnkit words similar FILE king
   data       list the known datasets, get them, say where they lie: rnnkit data list
   bench      measure the layers against torch.nn and other peers: rnnkit bench --quick
 
@@ -52,6 +53,7 @@ _COMMANDS = {
     "plot": "rnnkit.training.plot",
     "translate": "rnnkit.translation.translate",
     "tag": "rnnkit.tagging.tag",
+    "words": "rnnkit.word_vectors.command",
     "data": "rnnkit.data.command",
     "bench": "rnnkit_benchmarks.command",
 }
@@ -175,6 +177,7 @@ _TRAIN_EXTRA = {
     "requests",
     "rich",
     "sacrebleu",
+    "scipy",
     "tokenizers",
     "torchmetrics",
     "tqdm",

@@ -75,7 +75,7 @@ class TaggingData(LightningDataModule):
         lowercase: Look words up in lower case; characters and casing keep the case.
         normalize_digits: Look words up with 0 for every digit.
         max_word_length: Of a longer word, this many characters are read, half of them its last.
-        vectors: File of word vectors in text form, as GloVe's or word2vec's. Its words are known
+        vectors: File of word vectors, GloVe's or word2vec's, in text or binary. Its words are known
             besides those of the training text, written as words are looked up; of several that
             become the same, the first has the vector.
         vectors_limit: Most vectors to read, from the top of the file; null: all.
