@@ -21,7 +21,7 @@ from tests.forks import Process
 
 COMMANDS = (
     *("fit", "validate", "test", "configs", "study", "generate", "score", "gradients", "plot"),
-    *("translate", "tag", "data", "bench"),
+    *("translate", "tag", "words", "data", "bench"),
 )
 
 WORDS = ["the", "a", "cat", "dog", "sees", "hears", "likes", "tree"]
