@@ -27,6 +27,8 @@ _NOISE = (
     "- a dict without",
 )
 
+_TRUTH = re.compile(r"Given value type: <class 'bool'>\s+Given value: (True|False)")
+
 
 def told(message: str, arguments: Sequence[str]) -> str:
     """A message of jsonargparse without the list of all that it tried, and with what to do.
@@ -48,6 +50,9 @@ def told(message: str, arguments: Sequence[str]) -> str:
         first = short.split()[2]
         if path_of(first) != first or Path(first).is_file():
             return f"{short}: a configuration follows -c, as in {command} -c {first}"
+    if "<class 'str'>" in short and (given := _TRUTH.search(message)) is not None:
+        words = "no, off or false" if given[1] == "False" else "yes, on or true"
+        return f"{short}: YAML reads {words} as a truth value; write the word in quotes"
     if short.endswith("is not accepted"):
         return f"{short}; `{command} -c CONFIG --help` shows the options that are"
     return short

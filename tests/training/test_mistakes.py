@@ -52,3 +52,11 @@ def test_a_mistake_is_one_sentence_with_what_to_do(
 def test_who_scores_without_anything_is_told_of_the_checkpoint(capsys):
     assert main(["test"]) == 1
     assert "`rnnkit test -c tagging/announcements --ckpt_path runs" in capsys.readouterr().err
+
+
+def test_a_word_that_yaml_takes_for_a_truth_value_is_to_be_quoted(tmp_path, capsys):
+    config = tmp_path / "columns.yaml"
+    config.write_text("data: {class_path: TaggingData, init_args: {sentence_column: no}}\n")
+    assert main(["fit", "-c", "tagging/announcements", "-c", str(config)]) == 1
+    expected = "YAML reads no, off or false as a truth value; write the word in quotes"
+    assert expected in capsys.readouterr().err
