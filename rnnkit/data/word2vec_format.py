@@ -19,7 +19,8 @@ from torch import Tensor
 from rnnkit.data.registry import DataError
 from rnnkit.screen.atomic_file import atomic_write
 
-_BLANK = re.compile(r"\s")
+# What ends a word in a file. Others, no-break spaces among them, occur within words.
+_BLANK = re.compile(r"[ \t\n\r\v\f]")
 _MOST_WORD_BYTES = 10_000
 
 

@@ -57,6 +57,8 @@ def spectral_radius_penalty(layer: Recurrent) -> Tensor:
         ValueError: With a projection, whose blocks are not square.
     """
     blocks = recurrent_blocks(layer, "eigenvalues")
+    if not blocks.isfinite().all():  # of which eigvals would raise
+        return blocks.sum() * torch.nan
     radii: Tensor = torch.linalg.eigvals(blocks).abs().amax(-1)
     penalty: Tensor = (radii - 1).square().mean()
     return penalty
@@ -67,7 +69,10 @@ def spectral_norm_penalty(layer: Recurrent) -> Tensor:
 
     σ bounds what one step does to a gradient, which ρ does not.
     """
-    largest: Tensor = torch.linalg.matrix_norm(recurrent_blocks(layer), 2)
+    blocks = recurrent_blocks(layer)
+    if not blocks.isfinite().all():
+        return blocks.sum() * torch.nan
+    largest: Tensor = torch.linalg.matrix_norm(blocks, 2)
     return (largest - 1).square().mean()
 
 
@@ -106,7 +111,9 @@ def omega(states: LayerStates, form: Form = "squared") -> Tensor:
         states: After a backward pass, or after `differentiate`. The scale of the loss has no say.
         form: squared, as their program has it: the ratio of squared norms in place of norms, and
             the mean over the terms that count. norm, as the paper writes it: a sum over steps; here
-            the mean over sequences and directions. Both leave terms with ‖v_t‖² < 1e-20 out.
+            the mean over sequences and directions. Both leave terms with ‖v_t‖² < 1e-20 out, and
+            with layer normalisation the first step: of a product R h_0 = 0 it normalises the
+            slope is 1/√ε.
 
     Raises:
         ValueError: There is no such form.
@@ -125,6 +132,8 @@ def omega(states: LayerStates, form: Form = "squared") -> Tensor:
     before = _squared_norm([part for part in arrived if part is not None])  # (T, B, M)
     after = _squared_norm(states.handed_back())
     counts = before >= SMALLEST
+    if states.normalised:
+        counts = counts & ~_begins(states)
     ratio = torch.where(counts, after / torch.where(counts, before, 1), 1)
     if form == "squared":
         return (ratio - 1).square().sum() / counts.sum().clamp(min=1)
@@ -145,7 +154,8 @@ def jacobian_penalty(
     Args:
         layer: That was watched. `weight_drop` does not act here; zoneout does by its mean.
         states: After a forward pass.
-        steps: k, at most T. Pieces that the end of a sequence cuts are left out.
+        steps: k, at most T. Pieces that the end of a sequence cuts are left out, and with layer
+            normalisation the first one, see `omega`.
         generator: Draws u, a unit vector for each piece; None: torch's own.
 
     Raises:
@@ -169,7 +179,21 @@ def contraction(
 
 
 def _squared_norm(parts: tuple[Tensor, ...] | list[Tensor]) -> Tensor:
-    found: Tensor = torch.stack([part.square().sum(-1) for part in parts]).sum(0)
+    # Squares of float16 would be zeros below 1e-4.
+    exact = [part if part.dtype == torch.float64 else part.float() for part in parts]
+    found: Tensor = torch.stack([part.square().sum(-1) for part in exact]).sum(0)
+    return found
+
+
+def _begins(states: LayerStates) -> Tensor:
+    """Which steps start from the initial state, bool (T, B, M)."""
+    total, batch, members = states.hidden.shape[:3]
+    found = torch.zeros(total, batch, members, dtype=torch.bool, device=states.hidden.device)
+    found[0, :, 0] = True
+    if members == 2:
+        last = states.lengths
+        last = torch.full((batch,), total) if last is None else last
+        found[(last - 1).clamp(min=0), torch.arange(batch), 1] = True
     return found
 
 
@@ -179,29 +203,42 @@ def _root(squared: Tensor) -> Tensor:
     return torch.where(positive, torch.where(positive, squared, 1).sqrt(), 0)
 
 
+def longest_piece(layer: Recurrent, states: LayerStates) -> int:
+    """The largest k for `jacobian_penalty`; with layer normalisation the first piece has no say."""
+    lengths = states.lengths
+    longest = states.hidden.shape[0] if lengths is None else int(lengths.max())
+    return longest // 2 if layer.layer_norm else longest
+
+
 def _pieces(
     layer: Recurrent, states: LayerStates, steps: int, generator: torch.Generator | None
 ) -> Tensor:
     """‖u ∂s_t/∂s_{t−k}‖² of every piece of k steps of every sequence and direction, (N,)."""
     total, batch = states.hidden.shape[:2]
     lengths = states.lengths
+    most = longest_piece(layer, states)
+    if not 1 <= steps <= most:
+        raise ValueError(f"expected steps from 1 to the {most} that a sequence has, got {steps}")
     longest = total if lengths is None else int(lengths.max())
-    if not 1 <= steps <= longest:
-        raise ValueError(f"expected steps from 1 to the {longest} that a sequence has, got {steps}")
     if lengths is None:
         lengths = torch.full((batch,), total)
     starts = torch.arange(0, longest - steps + 1, steps)
     piece, sequence = (starts[:, None] + steps <= lengths.cpu()).nonzero(as_tuple=True)
     device = states.hidden.device
-    first, sequence = starts[piece].to(device), sequence.to(device)
+    firsts, sequences = starts[piece].to(device), sequence.to(device)
     own = [states.hidden] + ([] if states.cell_state is None else [states.cell_state])
     found = []
     for m in range(states.directions):
         order = torch.arange(steps, device=device)
+        first, sequence = firsts, sequences
         before, begins = first - 1, first == 0
         if m == 1:
             order, before = order.flip(0), first + steps
             begins = before == lengths.to(device)[sequence]
+        if layer.layer_norm:  # see `omega`
+            first, sequence, before, begins = (
+                each[~begins] for each in (first, sequence, before, begins)
+            )
         read = states.input[first + order[:, None], sequence]  # (k, N, D)
         starting = tuple(
             torch.where(begins[:, None], initial[m, sequence], value[before % total, sequence, m])

@@ -16,8 +16,8 @@ class AnBn(Problem):
     """aⁿbⁿ: whether another b comes or the end, at every b.
 
     n is drawn from 1 to `length`; what follows an a is left open, for it follows from nothing (Gers
-    & Schmidhuber 2001, who ask what may come next). Who knows how often a b is the last one and
-    does not count has the entropy of 2 / (length + 1) as loss.
+    & Schmidhuber 2001, who ask what may come next). Who knows how often a b at each step is the
+    last one, and does not count, has the mean entropy over steps as loss.
     """
 
     input_size = 2  # a, b
@@ -36,9 +36,15 @@ class AnBn(Problem):
         return Examples(torch.stack([a, b], -1).float(), target)
 
     def baseline(self, length: int) -> float:
-        """That of knowing how often a b is the last one."""
-        last = 2 / (length + 1)  # one b in the mean n
-        return entropy([last, 1 - last])
+        """That of knowing how often a b at each step is the last one."""
+        total = weighed = 0.0
+        for step in range(2 * length):
+            numbers = range(step // 2 + 1, min(step, length) + 1)  # n with a b at this step
+            if len(numbers):
+                last = int(step % 2 == 1) / len(numbers)  # of n = (step + 1) / 2
+                total += len(numbers)
+                weighed += len(numbers) * entropy([last, 1 - last])
+        return weighed / total
 
 
 class Dyck(Problem):
@@ -47,7 +53,7 @@ class Dyck(Problem):
     The sequence is a random walk: a bracket is opened, of any kind, or the last open one closed,
     each with probability 1/2; where none is open one is opened. With one kind depth has to be
     counted, with more the open ones remembered in their order. `length` is T. Who knows how often
-    none is open and does not count has the entropy of the classes as loss.
+    none is open at each step, and does not count, has the mean entropy over steps as loss.
 
     Args:
         kinds: Of brackets.
@@ -79,16 +85,17 @@ class Dyck(Problem):
         return Examples(one_hot(read, self.input_size), target)
 
     def baseline(self, length: int) -> float:
-        """That of knowing how often each class is."""
+        """That of knowing how often each class is at each step."""
         depths = torch.zeros(length + 2, dtype=torch.float64)  # probability of each depth
-        depths[0], none = 1.0, 0.0
+        depths[0], total = 1.0, 0.0
         for _ in range(length):
             closed = F.pad(depths[1:] / 2, (0, 1))
             opened = F.pad(depths[:-1] / 2, (1, 0))
             opened[1] += depths[0] / 2
             depths = closed + opened
-            none += float(depths[0]) / length
-        return entropy([none, *[(1 - none) / self.kinds] * self.kinds])
+            none = float(depths[0])
+            total += entropy([none, *[(1 - none) / self.kinds] * self.kinds]) / length
+        return total
 
 
 class Parity(Problem):

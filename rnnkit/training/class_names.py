@@ -21,7 +21,7 @@ ROOMS = {
     "Translation": "rnnkit.translation",
     "TranslationData": "rnnkit.translation",
     "SampleTranslations": "rnnkit.translation",
-    "GradientFlow": "rnnkit.training.callbacks.gradient_flow",
+    "GradientFlow": "rnnkit.training.callbacks",
     "PercentileClipping": "rnnkit.training.callbacks",
     "Tagger": "rnnkit.tagging",
     "TaggingData": "rnnkit.tagging",

@@ -15,7 +15,7 @@ ABOUT = {
 TRAINER = {
     "max_epochs": "passes over the training data; null is 1000, -1 no limit",
     "accelerator": "cpu, gpu, or auto: a GPU where there is one",
-    "devices": "number of processes; every batch is shared among them",
+    "devices": "processes that share every batch",
     "default_root_dir": "folder of the runs; null is runs",
     "logger": "null writes metrics.csv, false nothing; or TensorBoardLogger",
     "max_steps": "optimizer steps; -1 is no limit",
@@ -34,10 +34,10 @@ USED = {"fit": tuple(TRAINER), "validate": _SCORING, "test": _SCORING}
 """Those that each command shows."""
 
 GENERAL = (
-    ("-c", "CONFIG", "a name that `rnnkit configs` lists, or a file of yours"),
-    ("--ckpt_path", "FILE", "the checkpoint to go on from, or to score"),
+    ("-c", "CONFIG", "a name of `rnnkit configs`, or a file"),
+    ("--ckpt_path", "FILE", "the checkpoint to go on from or score"),
     ("--seed_everything", 0, "seeds Python, NumPy and torch"),
-    ("--float32_matmul_precision", "highest", "or high or medium: faster, less exact products"),
+    ("--float32_matmul_precision", "highest", "or high, medium: faster, less exact"),
     ("--print_config", "", "print the whole configuration and end"),
 )  # fmt: skip
 """The options that are of no part, their defaults and what they do."""

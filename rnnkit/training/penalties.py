@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import Literal
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from typing_extensions import Required, TypedDict  # typing's own lacks Required before 3.11
 
@@ -17,6 +18,7 @@ from rnnkit.nn.penalties import (
     contraction,
     identity_penalty,
     jacobian_penalty,
+    longest_piece,
     omega,
     recurrent_blocks,
     spectral_norm_penalty,
@@ -49,7 +51,7 @@ class Penalty(TypedDict, total=False):
         form: Of omega: squared (default), as its authors' program has it, or norm, as the paper.
         gradient: Of omega: immediate (default), to weight_hh alone, or full, by a second
             differentiation through the layers' definitions, slowly.
-        steps: k of jacobian and contraction (default: 10).
+        steps: k of jacobian and contraction (default: 10); of a shorter batch, what it has.
     """
 
     name: Required[PenaltyName]
@@ -57,6 +59,18 @@ class Penalty(TypedDict, total=False):
     form: Form
     gradient: Literal["immediate", "full"]
     steps: int
+
+
+class EndOfWatch(Callback):
+    """Ends the watch over states where a step breaks off: else layers would be watched for good."""
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """End it."""
+        penalties: Penalties | None = getattr(pl_module, "_penalties", None)
+        if penalties is not None:
+            penalties.end()
 
 
 class Penalties:
@@ -142,7 +156,8 @@ class Penalties:
             loss: Of the batch, without penalties; its graph is kept.
 
         Raises:
-            ValueError: The batch was not watched: an optimizer evaluates the loss again.
+            ValueError: The batch was not watched: an optimizer evaluates the loss again; or the
+                full gradient is asked for in float16.
         """
         watched = self._watched
         self.end()
@@ -150,7 +165,14 @@ class Penalties:
             raise ValueError(
                 "a penalty on gradients needs an optimizer that evaluates the loss once a step"
             )
-        with torch.autocast(loss.device.type, enabled=False):
+        kind = loss.device.type
+        half = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+        if self._graph and half:
+            raise ValueError(
+                "omega with gradient full overflows in float16: use bf16-mixed, or gradient "
+                "immediate"
+            )
+        with torch.autocast(kind, enabled=False):
             entries = self._entries(watched or {}, loss)
             values = {each["name"]: self._value(each, entries) for each in self.penalties}
             total = torch.stack([each["weight"] * values[each["name"]] for each in self.penalties])
@@ -161,12 +183,21 @@ class Penalties:
         self, watched: dict[str, list[LayerStates]], loss: Tensor
     ) -> list[tuple[Recurrent, LayerStates]]:
         modules = dict(self.module.named_modules())
-        entries = [(modules[name], entry) for name in watched for entry in watched[name]]
-        if self._graph:
+        entries = [
+            (modules[name], entry)
+            for name in watched
+            for entry in watched[name]
+            # A layer that is frozen, or reads from frozen ones alone, has nothing to be penalised.
+            if entry.weight_hh.requires_grad and entry.output is not None
+        ]
+        outputs = [entry.output for _, entry in entries if entry.output is not None]
+        if any(output.dtype == torch.float16 for output in outputs):
+            loss = loss * 2**16  # omega has no scale, and small gradients would be zeros
+        if self._graph and entries:
             differentiate(loss, [entry for _, entry in entries])
-        elif any(each["name"] == "omega" for each in self.penalties):
-            outputs = [entry.output for _, entry in entries if entry.output is not None]
+        elif outputs and any(each["name"] == "omega" for each in self.penalties):
             torch.autograd.grad(loss, outputs, retain_graph=True, allow_unused=True)
+            entries = [(layer, entry) for layer, entry in entries if entry.differentiated]
         for _, entry in entries:
             if entry.watchers == 1:
                 entry.settle()
@@ -180,8 +211,12 @@ class Penalties:
             form = penalty.get("form", "squared")
             parts = [omega(states, form) for _, states in entries]
         else:
-            steps = penalty.get("steps", 10)
-            parts = [_OF_PIECES[name](layer, states, steps) for layer, states in entries]
+            asked = penalty.get("steps", 10)
+            parts = [
+                _OF_PIECES[name](layer, states, steps)
+                for layer, states in entries
+                if (steps := min(asked, longest_piece(layer, states)))
+            ]
         if not parts:
-            raise RuntimeError(f"penalty {name}: no recurrent layer ran where it could be watched")
+            return torch.zeros((), device=next(self._layers[0].parameters()).device)
         return torch.stack([part.float() for part in parts]).mean()

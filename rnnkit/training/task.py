@@ -9,7 +9,7 @@ from inspect import Parameter, signature
 from typing import Any, ClassVar
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
@@ -25,7 +25,7 @@ from rnnkit.training.callbacks.percentile_clipping import percentile_clipping
 from rnnkit.training.class_names import name_of, note_other_name
 from rnnkit.training.learning_rate import learning_rate, set_learning_rate, watched_by
 from rnnkit.training.not_finite import weight_not_finite
-from rnnkit.training.penalties import Penalties, Penalty
+from rnnkit.training.penalties import EndOfWatch, Penalties, Penalty
 
 _NORMS_TOLD = 5  # how a norm grows shows in a few steps
 
@@ -93,6 +93,10 @@ class Task(LightningModule):
         """
         self._penalties = Penalties(penalties, module) if penalties else None
 
+    def configure_callbacks(self) -> list[Callback]:
+        """What penalties need."""
+        return [] if self._penalties is None else [EndOfWatch()]
+
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the hook that runs some forty times a step, each of them a search for
         # parameters and modules in nn.Module's own, which is slow.
@@ -140,7 +144,7 @@ class Task(LightningModule):
             )
         divisor = targets if divisor is None else divisor
         if self._penalties is not None:
-            summed = summed + self._penalties(summed / divisor.clamp(min=1)) * divisor
+            summed = summed + self._penalties(summed / targets.clamp(min=1)) * targets
         if not self._evaluated:
             self._log_training()
         self._evaluated = True

@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     add = own.add_argument
     add("--questions", metavar="FILE", help="lines a b c d, in groups (default: questions-words)")
     add("--pairs", nargs="+", metavar="FILE", help="two words and a rating (default: WordSim-353)")
-    add("--first", type=int, metavar="N", help="the first N words alone, for the analogies")
+    add("--first", type=_positive, metavar="N", help="the first N words, for the analogies")
     _method(own)
     own = command("plot", _plot, "chosen words in the plane of their largest variance")
     _vectors(own)
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     own = command("export", _export, "write vectors in word2vec's text or binary format")
     _vectors(own)
     own.add_argument("out", metavar="FILE", help="binary where its name ends in .bin, else text")
-    own.add_argument("--first", type=int, metavar="N", help="the first N words alone")
+    own.add_argument("--first", type=_positive, metavar="N", help="the first N words alone")
     own = command("ppmi", _ppmi, "vectors from counts of a text: PPMI and its singular vectors")
     add = own.add_argument
     add("text", metavar="TEXT", help="words between blanks, plain or packed")

@@ -6,6 +6,7 @@ of them are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,7 @@ from rnnkit.data.files import read_text
 from rnnkit.data.registry import DataError
 from rnnkit.word_vectors.vectors import Method, WordVectors, combined
 
-_AT_ONCE = 256  # questions
+_SCORES_AT_ONCE = 2**24  # of a question with a word
 
 
 class Group(NamedTuple):
@@ -93,7 +94,10 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, float]]:
     for number, line in lines:
         columns = line.split("\t") if "\t" in line else line.replace(",", " ").split()
         try:
-            pairs.append((columns[0].strip(), columns[1].strip(), float(columns[2])))
+            rating = float(columns[2])
+            if not math.isfinite(rating):
+                raise ValueError(f"{rating} is no rating")
+            pairs.append((columns[0].strip(), columns[1].strip(), rating))
         except (ValueError, IndexError) as error:
             if (number, line) == lines[0] and len(columns) >= 3:
                 continue
@@ -123,12 +127,13 @@ def analogies(
         ValueError: There is no such method.
     """
     fold = lower_case(vectors)
+    at_once = max(1, _SCORES_AT_ONCE // len(vectors.words))
     found = []
     for name, asked in questions.items():
         rows = [[vectors.ids.get(word.lower() if fold else word) for word in q] for q in asked]
         known = torch.tensor([row for row in rows if None not in row], dtype=torch.int64)
         right = 0
-        for part in torch.split(known, _AT_ONCE):
+        for part in torch.split(known, at_once):
             right += _right(vectors.unit, part, method)
         found.append(Group(name, right, len(known), len(asked)))
     return found

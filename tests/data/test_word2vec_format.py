@@ -8,7 +8,7 @@ from rnnkit.data.registry import DataError
 from rnnkit.data.vectors import read_vectors
 from rnnkit.data.word2vec_format import write_vectors
 
-WORDS = ["the", "naïve", "Ωmega", "ゆき", "."]
+WORDS = ["the", "naïve", "Ωmega", "ゆき", "no\xa0break"]
 
 
 def drawn() -> torch.Tensor:

@@ -19,6 +19,7 @@ from rnnkit.sequences import SequenceData, SequenceModel
 from rnnkit.training.callbacks.gradient_flow import GradientFlow
 from rnnkit.training.penalties import Penalties
 from rnnkit.translation.task import Translation
+from rnnkit_kernels.functional import watched
 from tests.small_runs import make_data, make_model, make_trainer, parameters
 from tests.small_tasks import TASKS
 
@@ -66,13 +67,15 @@ def test_a_penalty_is_added_to_the_loss_per_target(accumulated, reduction, corpu
         summed = F.cross_entropy(logits.flatten(0, 1), target, reduction="sum")
         count = int((target != IGNORED).sum())
         steps = len(window.input) if reduction == "sum_over_time" else 1
-        group.append((summed, count / steps))
+        group.append((summed, count / steps, count))
         if number % accumulated and number < len(windows):
             continue
         optimizer.zero_grad()
-        loss = sum(s for s, _ in group) / sum(n for _, n in group)
-        loss = loss + 2 * identity_penalty(other.rnn) + spectral_radius_penalty(other.rnn) / 2
-        loss.backward()
+        divisor = sum(n for _, n, _ in group)
+        penalty = 2 * identity_penalty(other.rnn) + spectral_radius_penalty(other.rnn) / 2
+        # A target's share is as large whatever the sum is divided by.
+        whole = sum(s for s, _, _ in group) + penalty * sum(count for _, _, count in group)
+        (whole / divisor).backward()
         optimizer.step()
         group = []
     assert torch.allclose(parameters(model), parameters(other), atol=1e-5)
@@ -256,3 +259,71 @@ def test_recurrent_weights_begin_as_told():
     translation = Translation(9, 9, "lstm", **sizes, forget_bias=2.0)
     for layer in (translation.encoder.rnn, translation.decoder.rnn):
         assert torch.equal((layer.bias_ih_l0 + layer.bias_hh_l0)[8:16], torch.full((8,), 2.0))
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("name", ["identity", "spectral_radius", "spectral_norm", "omega"])
+def test_a_run_that_diverges_is_told_whatever_its_penalty(name):
+    data = SequenceData("adding", length=5, steps_per_epoch=9, batch_size=4, eval_examples=4)
+    huge = lambda weights: torch.optim.SGD(weights, lr=1e30)  # noqa: E731
+    penalties = [{"name": name, "weight": 1.0}]
+    model = SequenceModel(2, 1, False, "relu", 6, penalties=penalties, optimizer=huge)
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        make_trainer(log_every_n_steps=1).fit(model, data)
+
+
+@pytest.mark.training
+@pytest.mark.parametrize("options", [{}, {"gradient": "full"}])
+def test_batches_shorter_than_the_steps_and_frozen_layers_are_let_be(options):
+    data = SequenceData("adding", length=7, steps_per_epoch=1, batch_size=4, eval_examples=4)
+    penalties = [{"name": "omega", "weight": 1.0, **options}, {"name": "jacobian", "weight": 1.0}]
+    model = SequenceModel(2, 1, False, "gru", 6, num_layers=2, penalties=penalties)
+    make_trainer().fit(model, data)
+    assert model._penalties.values["jacobian"] > 0
+    for name, weight in model.rnn.named_parameters():
+        weight.requires_grad_("_l1" in name)
+    make_trainer().fit(model, data)
+    assert model._penalties.values["omega"] > 0
+    model.rnn.requires_grad_(False)
+    make_trainer().fit(model, data)
+    assert model._penalties.values == {"omega": 0, "jacobian": 0}
+
+
+@pytest.mark.training
+def test_nobody_watches_after_a_step_that_broke_off():
+    class Breaks(SequenceModel):
+        def errors(self, answers, target):
+            raise RuntimeError("out of memory")
+
+    data = SequenceData("adding", length=7, steps_per_epoch=1, batch_size=4, eval_examples=4)
+    model = Breaks(2, 1, False, "gru", 6, penalties=[{"name": "omega", "weight": 1.0}])
+    with pytest.raises(RuntimeError, match="out of memory"):
+        make_trainer().fit(model, data)
+    assert watched() is None
+
+
+def test_omega_in_half_precision_is_that_of_float32_or_refused():
+    torch.manual_seed(0)
+    model = SequenceModel(2, 1, False, "lstm", 8)
+    input = torch.rand(40, 4, 2)
+    values = []
+    for dtype, gradient in (
+        ("float32", "immediate"),
+        ("float16", "immediate"),
+        ("float16", "full"),
+    ):
+        penalties = Penalties([{"name": "omega", "weight": 1.0, "gradient": gradient}], model.rnn)
+        penalties.begin()
+        with torch.autocast("cpu", torch.float16, enabled=dtype == "float16"):
+            loss = model(input).float().square().mean()
+            if gradient == "full":
+                with pytest.raises(ValueError, match="overflows in float16: use bf16-mixed"):
+                    penalties(loss)
+                continue
+            value = penalties(loss)
+        model.zero_grad()
+        value.backward()
+        assert model.rnn.weight_hh_l0.grad.isfinite().all()
+        assert model.rnn.weight_hh_l0.grad.any()
+        values.append(float(value))
+    assert values[1] == pytest.approx(values[0], rel=0.05)

@@ -107,6 +107,7 @@ def test_numbers_of_parameters_are_those_of_both_matrices(tmp_path, capsys):
         (["similar", "nowhere.bin", "king"], 1, "nowhere.bin"),
         (["analogy", "words.bin", "-", "man"], 1, "king - man + woman"),
         (["similar", "words.bin", "king", "-n", "0"], 2, "1 or more, got 0"),
+        (["evaluate", "words.bin", "--first", "-5"], 2, "1 or more, got -5"),
         (["other"], 2, "other"),
         ([], 2, "COMMAND"),
     ],

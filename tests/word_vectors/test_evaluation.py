@@ -72,7 +72,12 @@ def test_columns_lie_between_tabs_commas_or_blanks(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "match"),
-    [("a b\n", "line 1 .* got 'a b'"), ("a b 1\nc d e\n", "line 2"), ("# none\n", "holds no pair")],
+    [
+        ("a b\n", "line 1 .* got 'a b'"),
+        ("a b 1\nc d e\n", "line 2"),
+        ("# none\n", "holds no pair"),
+        ("a b 1\nc d nan\n", "line 2"),
+    ],
 )
 def test_files_that_hold_no_pairs_are_refused(text: str, match: str, tmp_path) -> None:
     (tmp_path / "pairs").write_text(text)

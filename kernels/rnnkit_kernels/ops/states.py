@@ -230,6 +230,11 @@ class LayerStates:
         found = [torch.stack(parts, 1) for parts in (of_hidden, of_cell) if parts]
         return tuple(self._placement.padded(value) for value in found)
 
+    @property
+    def normalised(self) -> bool:
+        """Whether the layer is normalised inside of its steps."""
+        return self._norms is not None
+
     def _handed_back_by_definition(self, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
         x, *weights, h0, c0, zoneout = inputs[:10]
         x = x.flatten(0, -2)
