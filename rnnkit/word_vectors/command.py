@@ -232,7 +232,7 @@ def _ppmi(arguments: argparse.Namespace) -> None:
     lines = Lines(arguments.text, arguments.lower)
     with waiting("counting words …"):
         counts = vocabulary_of(lines, arguments.min_count, arguments.most)
-    print(f"{counts.total():,} words, {len(counts):,} different ones")
+    print(f"{len(counts):,} words are kept, {counts.total():,} of the text's")
     ids = {word: number for number, word in enumerate(counts)}
     with waiting("counting pairs …"):
         information = ppmi(cooccurrences(lines, ids, arguments.window))
