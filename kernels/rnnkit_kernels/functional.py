@@ -22,7 +22,9 @@ from rnnkit_kernels.dispatch.autocast import autocasts, compute_dtype
 from rnnkit_kernels.dispatch.choice import BACKENDS, PLAIN, Backend, Decision, Extras, choose
 from rnnkit_kernels.lengths import checked_lengths, sequences
 from rnnkit_kernels.ops.shortage import is_shortage
-from rnnkit_kernels.ops.states import LayerStates, differentiate, watched, watched_states
+from rnnkit_kernels.ops.states import LayerStates
+from rnnkit_kernels.ops.states_by_definition import differentiate
+from rnnkit_kernels.ops.watching import watched, watched_states
 from rnnkit_kernels.reference import gru_reset_before
 from rnnkit_kernels.resets import first_states, recurrent
 from rnnkit_kernels.vocabulary.linear_cross_entropy import loss as _loss_of_logits

@@ -27,8 +27,11 @@ from rnnkit_kernels.lengths import (
 from rnnkit_kernels.ops.context import observed, traces
 from rnnkit_kernels.ops.flops import tell_counters
 from rnnkit_kernels.ops.native_layer import native_layer
+from rnnkit_kernels.ops.placement import Placement
 from rnnkit_kernels.ops.recurrence import recurrence
-from rnnkit_kernels.ops.states import LayerStates, Placement, Watchers, watch, watched
+from rnnkit_kernels.ops.states import LayerStates
+from rnnkit_kernels.ops.states_by_definition import StatesByDefinition, StatesOnGraph, Steps
+from rnnkit_kernels.ops.watching import Watchers, watch, watched
 from rnnkit_kernels.random.dropout import dropout as _dropout
 from rnnkit_kernels.random.philox import STREAMS
 from rnnkit_kernels.recurrence.rows import Rows
@@ -276,20 +279,26 @@ def _layer(
     h0, c0 = state[0], state[1] if len(state) > 1 else None
     inputs: tuple[Any, ...] = (data, *weights, h0, c0, shares)
     engine, recompute = decision.engine, extras.recompute
-    states: LayerStates | None = None
-    if watching is not None:
-        noted, i, placement = watching
-        states = LayerStates(cell, i, engine, inputs, placement, noted.graph)
-        noted.append(states)
     if engine == "reference":
         norm = norms if extras.layer_norm else None
-        steps: Any = None if states is None else [[] for _ in range(h0.shape[0])]
+        if watching is None:
+            y, h_n, last = reference.directions(cell, inputs, rows, layer_norm=norm, anew=anew)
+            return y, (h_n,) if last is None else (h_n, last)
+        noted, i, placement = watching
+        kind = StatesOnGraph if noted.graph else StatesByDefinition
+        followed = kind(cell, i, engine, inputs, placement)
+        noted.append(followed)
+        steps: Steps = [[] for _ in range(h0.shape[0])]
         y, h_n, last = reference.directions(
             cell, inputs, rows, layer_norm=norm, anew=anew, states=steps
         )
-        if states is not None:
-            states.follow(y, steps, norm)
+        followed.follow(y, steps, norm)
         return y, (h_n,) if last is None else (h_n, last)
+    states: LayerStates | None = None
+    if watching is not None:
+        noted, i, placement = watching
+        states = LayerStates(cell, i, engine, inputs, placement)
+        noted.append(states)
     save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs)
     save = save or traces()
     inputs = (*inputs, rows.batch_sizes, rows.offsets)
