@@ -93,7 +93,13 @@ def answer(asked: Question, given: Namespace, from_data: Sequence[str]) -> str:
             _option(name, given.get(name.lstrip("-"), value), text) for name, value, text in GENERAL
         ]
         formatter.add_options("all runs", "", general)
-    for part in [*KINDS, "trainer"] if asked.part == "all" else [asked.part]:
+    parts = [*KINDS, "trainer"] if asked.part == "all" else [asked.part]
+    if asked.part == "all" and not named:  # together, for a screen holds no more
+        listed = [option for part in KINDS for option in _classes(part)[2]]
+        what = "model and data, `--model.help NAME` explains one; yours go by their paths"
+        formatter.add_options(what, "", listed)
+        parts = ["trainer"]
+    for part in parts:
         if part in named:
             formatter.add_options(*_of_class(part, named[part], from_data))
         elif part in KINDS:

@@ -187,6 +187,7 @@ def test_a_run_that_diverges_tells_its_last_norms_and_keeps_what_was_good(corpus
     step = int(re.search(r"became nan at step (\d+) of epoch 1: lower the learn", message)[1])
     told = last_norms(message)
     assert max(told) < step
+    assert [*told] == list(range(max(told) - 4, max(told) + 1))  # every step's
     assert all(norm < 1 for each, norm in told.items() if each < 20)  # the good epoch's
     assert_finite(tmp_path, "best", "last", "newest")
 
